@@ -1,0 +1,1 @@
+"""Callbacks: search, validity, TensorBoard (imported as `lightning_nas.callbacks`)."""

@@ -1,0 +1,1 @@
+"""Runnable experiments, one a YAML file (imported as `lightning_nas.configs`)."""

@@ -1,0 +1,1 @@
+"""DataModules over search spaces and images (imported as `lightning_nas.datamodules`)."""

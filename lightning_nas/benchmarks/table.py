@@ -1,0 +1,125 @@
+"""The table format: one compressed ``.npz`` of named columns, one row per architecture in the space's order.
+
+Columns are called ``<dataset>/<split>@<epochs>``, for example ``cifar10/valid@12``, with shape ``(N,)`` or ``(N, S)``
+for S training seeds (NaN where a seed is missing); others, such as ``params``, are free. ``meta`` is a JSON string.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_nas.errors import BenchmarkDataError
+from lightning_nas.files import write_atomically
+
+
+def data_dir(path: str | Path | None = None) -> Path:
+    """Folder of prepared tables: the argument, else ``LIGHTNING_NAS_DATA``, else a cache folder in the home."""
+    chosen = path or os.environ.get("LIGHTNING_NAS_DATA") or Path.home() / ".cache" / "lightning_nas"
+    return Path(chosen).expanduser()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a benchmark, read from disk when asked for.
+
+    Args:
+        path: File written by :func:`write_table`.
+        meta: Space, number of rows, source, licence, citation.
+        columns: Names of all columns.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    columns: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return int(self.meta["rows"])
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """One column; raises ``BenchmarkDataError`` listing the columns there are."""
+        if column not in self.columns:
+            raise BenchmarkDataError(
+                f"{self.path}: no column {column!r}; expected one of {', '.join(sorted(self.columns))}"
+            )
+        with _opened(self.path) as file:
+            values: np.ndarray = file[column]
+        if len(values) != len(self):
+            raise BenchmarkDataError(f"{self.path}: column {column!r} has {len(values)} rows, expected {len(self)}")
+        return values
+
+    def mean_over_seeds(self, column: str, seed: int | None = None) -> np.ndarray:
+        """One number per row, float32: the mean over training seeds, or one seed; refuses rows without a number."""
+        values = self[column]
+        if seed is not None and not (values.ndim == 2 and 0 <= seed < values.shape[1]):
+            seeds = f"{values.shape[1]} seeds" if values.ndim == 2 else "only the mean over seeds"
+            raise BenchmarkDataError(f"{self.path}: column {column!r} has {seeds}, got seed={seed}")
+        if values.ndim == 2:
+            counted = (~np.isnan(values)).sum(axis=1)
+            values = values[:, seed] if seed is not None else np.nansum(values, axis=1) / np.maximum(counted, 1)
+            values = np.where(counted > 0, values, np.nan)
+        missing = np.flatnonzero(~np.isfinite(values))
+        if len(missing):
+            raise BenchmarkDataError(
+                f"{self.path}: column {column!r} holds no number in {len(missing)} of {len(values)} rows (the first is "
+                f"row {missing[0]}); choose another column or seed, or prepare the table again from a complete source"
+            )
+        return values.astype(np.float32)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BenchmarkDataError(
+            f"{path}: not a readable table ({error}); prepare it again with 'lightning-nas data prepare'"
+        ) from error
+
+
+def read_table(path: Path) -> Table:
+    """Open a table; only its header is read now.
+
+    Raises:
+        BenchmarkDataError: The file is missing, damaged or not a table.
+    """
+    try:
+        with _opened(path) as file:
+            if "meta" not in file.files:
+                raise BenchmarkDataError(
+                    f"{path}: not a table (no 'meta'); use 'lightning-nas data prepare' to make one"
+                )
+            meta = json.loads(str(file["meta"]))
+            columns = tuple(name for name in file.files if name != "meta")
+    except FileNotFoundError:
+        raise BenchmarkDataError(
+            f"{path}: no such table; 'lightning-nas data list' says what is there and how to get the rest"
+        ) from None
+    except (json.JSONDecodeError, zipfile.BadZipFile, EOFError) as error:
+        raise BenchmarkDataError(f"{path}: damaged table ({error}); prepare it again") from error
+    return Table(path, meta, columns)
+
+
+def write_table(path: Path, meta: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> Table:
+    """Write a table whole or not at all.
+
+    Args:
+        path: Target ``.npz``.
+        meta: Primitives; ``rows`` is added.
+        columns: Arrays with one row per architecture.
+    """
+    rows = {len(values) for values in columns.values()}
+    if len(rows) != 1:
+        raise BenchmarkDataError(f"{path}: columns of {sorted(rows)} rows, expected one common number")
+    header = {**meta, "rows": rows.pop()}
+    with write_atomically(path, "wb") as file:
+        np.savez_compressed(file, meta=np.array(json.dumps(header)), **columns)  # type: ignore[arg-type]
+    return read_table(path)

@@ -1,0 +1,93 @@
+"""Benchmarks that look the answer up in a prepared table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import LongTensor, Tensor
+
+from lightning_nas.benchmarks.base import Benchmark, Evaluations, as_column
+from lightning_nas.benchmarks.table import data_dir, read_table
+from lightning_nas.errors import BenchmarkDataError
+from lightning_nas.spaces.base import A, FiniteSpace
+
+
+class TabularBenchmark(Benchmark[A]):
+    """Published (or self-made) training results of every architecture of a finite space.
+
+    Searches select on ``<dataset>/valid@<epochs>`` and report ``<dataset>/test@<test_epochs>``, so the usual protocol
+    "reward: 12-epoch validation, report: 200-epoch test" is ``epochs=12, test_epochs=200``.
+
+    Args:
+        space: The search space whose members are the table's rows.
+        table: Name of a prepared table (see ``lightning-nas data list``) or path of an ``.npz`` table.
+        dataset: Data set, for example ``cifar10``, ``cifar100`` or ``imagenet16``.
+        epochs: Training epochs behind the validation accuracy that the search sees.
+        test_epochs: Training epochs behind the test accuracy that the report shows.
+        seed: Which training seed's validation accuracy to use, for tables that keep them apart; None for their mean.
+        data_dir: Folder of prepared tables; default ``$LIGHTNING_NAS_DATA`` or a cache folder in the home.
+    """
+
+    def __init__(
+        self,
+        space: FiniteSpace[A],
+        table: str = "nasbench201",
+        dataset: str = "cifar10",
+        epochs: int = 200,
+        test_epochs: int = 200,
+        seed: int | None = None,
+        data_dir: str | None = None,
+    ) -> None:
+        self.space: FiniteSpace[A] = space
+        self.epochs = epochs
+        self._identity = {
+            "benchmark": "tabular", "space": space.name, "table": table, "dataset": dataset,
+            "epochs": epochs, "test_epochs": test_epochs, "seed": seed,
+        }  # fmt: skip
+        self._dataset, self._seed = dataset, seed
+        path = _resolve(table, data_dir)
+        self.table = read_table(path)
+        if self.table.meta["space"] != space.name or len(self.table) != len(space):
+            raise BenchmarkDataError(
+                f"{path}: holds {len(self.table)} members of the space {self.table.meta['space']!r}, "
+                f"expected {len(space)} of {space.name!r}"
+            )
+        self._valid: dict[int, Tensor] = {}
+        self._test = torch.from_numpy(self.table.mean_over_seeds(f"{dataset}/test@{test_epochs}"))
+        self.optimum = float(self._test.max())
+        self._valid_at(epochs)
+
+    def _valid_at(self, epochs: int) -> Tensor:
+        if epochs not in self._valid:
+            values = self.table.mean_over_seeds(f"{self._dataset}/valid@{epochs}", self._seed)
+            self._valid[epochs] = torch.from_numpy(values)
+        return self._valid[epochs]
+
+    def _cost_at(self, epochs: int) -> Tensor | None:
+        column = f"{self._dataset}/cost@{epochs}"
+        return torch.from_numpy(self.table.mean_over_seeds(column)) if column in self.table.columns else None
+
+    def lookup(self, indices: LongTensor, epochs: int | None = None) -> Evaluations:
+        """Scores of members given by index, any shape; millions a second."""
+        at = self.epochs if epochs is None else epochs
+        valid, test = self._valid_at(at)[indices], self._test[indices]
+        cost = self._cost_at(at)
+        seconds = torch.full_like(valid, torch.nan) if cost is None else cost[indices]
+        return Evaluations(as_column(valid), as_column(test), as_column(seconds))
+
+    def evaluate(self, archs: Sequence[A], epochs: int | None = None) -> Evaluations:
+        """Scores of architectures in the given order."""
+        return self.lookup(torch.tensor([self.space.index(arch) for arch in archs]), epochs)  # type: ignore[arg-type]
+
+    def identity(self) -> dict[str, Any]:
+        """Table, columns and seed."""
+        return dict(self._identity)
+
+
+def _resolve(table: str, folder: str | None) -> Path:
+    if table.endswith(".npz"):
+        return Path(table).expanduser()
+    return data_dir(folder) / f"{table}.npz"

@@ -1,0 +1,1 @@
+"""Methods: one LightningModule a file, its loss functions first."""

@@ -1,0 +1,1 @@
+"""Pure torch building blocks: layers, cells, networks and their complexity."""
