@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
+from lightning_nas.benchmarks.catalog import how_to_get
 from lightning_nas.errors import BenchmarkDataError
 from lightning_nas.files import write_atomically
 
@@ -49,7 +53,7 @@ class Table:
             raise BenchmarkDataError(
                 f"{self.path}: no column {column!r}; expected one of {', '.join(sorted(self.columns))}"
             )
-        with _opened(self.path) as file:
+        with opened(self.path) as file:
             values: np.ndarray = file[column]
         if len(values) != len(self):
             raise BenchmarkDataError(f"{self.path}: column {column!r} has {len(values)} rows, expected {len(self)}")
@@ -74,14 +78,24 @@ class Table:
         return values.astype(np.float32)
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def opened(path: Path) -> Iterator[NpzFile]:
+    """Open an ``.npz`` without pickles; whatever is wrong with it becomes a ``BenchmarkDataError``.
+
+    Args:
+        path: File to read; a missing one raises ``FileNotFoundError``.
+    """
     try:
-        return np.load(path, allow_pickle=False)
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, NpzFile):
+            raise ValueError("a single array")
+        with file:
+            yield file
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BenchmarkDataError(
-            f"{path}: not a readable table ({error}); prepare it again with 'lightning-nas data prepare'"
+            f"{path}: not a readable .npz file of columns ({error}); damaged, cut short or another kind of file"
         ) from error
 
 
@@ -92,7 +106,7 @@ def read_table(path: Path) -> Table:
         BenchmarkDataError: The file is missing, damaged or not a table.
     """
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             if "meta" not in file.files:
                 raise BenchmarkDataError(
                     f"{path}: not a table (no 'meta'); use 'lightning-nas data prepare' to make one"
@@ -100,11 +114,9 @@ def read_table(path: Path) -> Table:
             meta = json.loads(str(file["meta"]))
             columns = tuple(name for name in file.files if name != "meta")
     except FileNotFoundError:
-        raise BenchmarkDataError(
-            f"{path}: no such table; 'lightning-nas data list' says what is there and how to get the rest"
-        ) from None
-    except (json.JSONDecodeError, zipfile.BadZipFile, EOFError) as error:
-        raise BenchmarkDataError(f"{path}: damaged table ({error}); prepare it again") from error
+        raise BenchmarkDataError(f"{path}: no such table; {how_to_get(path.stem)}") from None
+    if not isinstance(meta, dict) or not {"space", "rows"} <= meta.keys():
+        raise BenchmarkDataError(f"{path}: damaged table ('meta' names no space and rows); prepare it again")
     return Table(path, meta, columns)
 
 

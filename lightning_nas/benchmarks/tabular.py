@@ -56,6 +56,7 @@ class TabularBenchmark(Benchmark[A]):
                 f"expected {len(space)} of {space.name!r}"
             )
         self._valid: dict[int, Tensor] = {}
+        self._cost: dict[int, Tensor | None] = {}
         self._test = torch.from_numpy(self.table.mean_over_seeds(f"{dataset}/test@{test_epochs}"))
         self.optimum = float(self._test.max())
         self._valid_at(epochs)
@@ -68,7 +69,10 @@ class TabularBenchmark(Benchmark[A]):
 
     def _cost_at(self, epochs: int) -> Tensor | None:
         column = f"{self._dataset}/cost@{epochs}"
-        return torch.from_numpy(self.table.mean_over_seeds(column)) if column in self.table.columns else None
+        if epochs not in self._cost:
+            known = column in self.table.columns
+            self._cost[epochs] = torch.from_numpy(self.table.mean_over_seeds(column)) if known else None
+        return self._cost[epochs]
 
     def lookup(self, indices: LongTensor, epochs: int | None = None) -> Evaluations:
         """Scores of members given by index, any shape; millions a second."""

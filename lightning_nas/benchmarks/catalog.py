@@ -1,0 +1,90 @@
+"""Which published tables can be prepared, from which official files, and whom to thank for them.
+
+Pure data without heavy imports: ``lightning-nas data list`` and the "no such table" error read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Source:
+    """One official download a table can be prepared from.
+
+    Attributes:
+        file: Name of the file or unpacked folder as its authors publish it.
+        size: Size of the download, for humans.
+        url: Official page that links the download.
+        pickled: Whether it is a pickle, which is read only with ``--trust_pickle``.
+    """
+
+    file: str
+    size: str
+    url: str
+    pickled: bool = True
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A benchmark whose results others have published.
+
+    Attributes:
+        name: Name of the prepared table and argument of ``lightning-nas data prepare``.
+        description: What it holds, in one line.
+        rows: Number of architectures.
+        sources: Downloads it can be prepared from, the recommended one first.
+        licence: Licence of the data.
+        citation: What to cite.
+    """
+
+    name: str
+    description: str
+    rows: int
+    sources: tuple[Source, ...]
+    licence: str
+    citation: str
+
+    def command(self, source: Source | None = None) -> str:
+        """Command that prepares the table from a downloaded source (default: the recommended one)."""
+        chosen = source or self.sources[0]
+        trust = " --trust_pickle" if chosen.pickled else ""
+        return f"lightning-nas data prepare {self.name} --source {chosen.file}{trust}"
+
+
+PUBLISHED: dict[str, PublishedTable] = {
+    "nasbench201": PublishedTable(
+        name="nasbench201",
+        description="NAS-Bench-201 / NATS-Bench topology space on CIFAR-10, CIFAR-100 and ImageNet16-120",
+        rows=15_625,
+        sources=(
+            Source("NATS-tss-v1_0-3ffb9-simple", "1.1 GB (.tar, unpack it)", "https://github.com/D-X-Y/NATS-Bench"),
+            Source("NAS-Bench-201-v1_1-096897.pth", "4.7 GB", "https://github.com/D-X-Y/NAS-Bench-201"),
+        ),
+        licence="MIT",
+        citation=(
+            "Dong & Yang, NAS-Bench-201, ICLR 2020, arXiv:2001.00326 (dong2020nasbench201); "
+            "Dong et al., NATS-Bench, TPAMI 2021, arXiv:2009.00437 (dong2021nats)"
+        ),
+    )
+}
+
+
+def how_to_get(name: str) -> str:
+    """What to download and type to have a table; for unknown names, which there are.
+
+    Args:
+        name: Name of a table.
+
+    Example:
+        >>> how_to_get("mine")
+        "published tables are nasbench201; 'lightning-nas data list' says what is there"
+    """
+    table = PUBLISHED.get(name)
+    if table is None:
+        return f"published tables are {', '.join(PUBLISHED)}; 'lightning-nas data list' says what is there"
+    ways = [
+        f"download {source.file}, {source.size}, from {source.url} and run '{table.command(source)}'"
+        for source in table.sources
+    ]
+    return "; or ".join(ways)

@@ -1,0 +1,143 @@
+"""The verbs ``lightning-nas data prepare``, ``data list`` and ``spaces``.
+
+Plain functions for ``jsonargparse.auto_cli``. Whatever needs torch is imported where it is used, so that listing what
+is there answers at once.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from lightning_nas.benchmarks.catalog import PUBLISHED
+from lightning_nas.benchmarks.table import Table, read_table
+from lightning_nas.benchmarks.table import data_dir as table_folder
+from lightning_nas.errors import BenchmarkDataError, UsageError
+
+
+def prepare(table: str, *, source: str, trust_pickle: bool = False, data_dir: str | None = None) -> None:
+    """Turn an official download into one compact table.
+
+    Args:
+        table: Which table, for example ``nasbench201``; ``lightning-nas data list`` names them all.
+        source: The downloaded file or unpacked folder.
+        trust_pickle: Read a pickled source. A pickle can run any code: only for files from the official pages.
+        data_dir: Folder for the table; default ``$LIGHTNING_NAS_DATA`` or ``~/.cache/lightning_nas``.
+    """
+    from rich.progress import track
+
+    if table not in PUBLISHED:
+        raise UsageError(f"data prepare: got the table {table!r}, expected one of {', '.join(PUBLISHED)}")
+    console = Console()
+    importer = import_module(f"lightning_nas.benchmarks.{table}")
+    target = table_folder(data_dir) / f"{table}.npz"
+    show = partial(track, description=f"Reading {Path(source).name}", console=console)
+    written: Table = importer.prepare(Path(source).expanduser(), target, trust_pickle=trust_pickle, track=show)
+    _print(
+        console,
+        f"{written.path}: {len(written):,} architectures, {len(written.columns)} columns, "
+        f"{written.path.stat().st_size / 1e6:.1f} MB\n"
+        "Checked: number and order of the architectures, published optima\n"
+        f"Source: {written.meta['source']}\nLicence: {written.meta['licence']}\nCite: {written.meta['citation']}",
+    )
+
+
+def list_tables(data_dir: str | None = None) -> None:
+    """Show which tables are there, and where to get the others.
+
+    Args:
+        data_dir: Folder of tables; default ``$LIGHTNING_NAS_DATA`` or ``~/.cache/lightning_nas``.
+    """
+    console = Console()
+    folder = table_folder(data_dir)
+    files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
+    grid = Grid("table", "architectures", "data sets", "source", title=f"Tables in {folder}", title_justify="left")
+    damaged = []
+    for file in files:
+        try:
+            table = read_table(file)
+        except BenchmarkDataError as error:
+            damaged.append(str(error))
+            continue
+        grid.add_row(file.stem, f"{len(table):,}", ", ".join(_datasets(table)), str(table.meta.get("source", "")))
+    if grid.row_count:
+        console.print(grid, markup=False)
+    else:
+        _print(console, f"No tables in {folder}")
+    for message in damaged:
+        _print(console, f"Damaged: {message}")
+    for published in PUBLISHED.values():
+        if published.name in {file.stem for file in files}:
+            continue
+        _print(console, f"\nNot there: {published.name}, {published.description}, {published.rows:,} architectures")
+        for source in published.sources:
+            _print(console, f"  {source.file}, {source.size}, {source.url}\n    {published.command(source)}")
+        _print(console, f"  Licence: {published.licence}. Cite: {published.citation}")
+
+
+def spaces(space: str | None = None, index: int | None = None, architecture: str | None = None) -> None:
+    """List the search spaces, or show one of them or one of its architectures.
+
+    Args:
+        space: Name of a search space, for example ``nasbench201``; without it, all are listed.
+        index: Number of an architecture of a finite space, from 0.
+        architecture: An architecture in the space's own notation.
+    """
+    from lightning_nas.spaces.describe import describe, find_spaces, member, size, summary
+
+    console = Console()
+    found = find_spaces()
+    if space is None and (index is not None or architecture is not None):
+        raise UsageError(f"spaces: --index and --architecture need a space, one of {', '.join(found)}")
+    if index is not None and architecture is not None:
+        raise UsageError("spaces: got both --index and --architecture, expected one of them")
+    if space is not None and space not in found:
+        raise UsageError(f"spaces: got the space {space!r}, expected one of {', '.join(found)}")
+    if space is None:
+        grid = Grid("space", "architectures", "description")
+        for name, known in found.items():
+            grid.add_row(name, size(known), summary(known))
+        console.print(grid, markup=False)
+    elif index is None and architecture is None:
+        _print(console, f"{space}: {size(found[space])} architectures\n{summary(found[space])}")
+    else:
+        for label, value in describe(found[space], member(found[space], index, architecture)):
+            _print(console, f"{label:>14}  {value}")
+
+
+def arguments(verb: str, args: list[str]) -> list[str]:
+    """Let people write ``spaces NAME`` for ``--space NAME``, and flags without a value, which jsonargparse cannot.
+
+    Args:
+        verb: ``data`` or ``spaces``.
+        args: What was typed behind the verb.
+
+    Example:
+        >>> arguments("spaces", ["nasbench201", "--index", "5"])
+        ['--space', 'nasbench201', '--index', '5']
+        >>> arguments("data", ["prepare", "--trust_pickle", "nasbench201"])
+        ['prepare', '--trust_pickle=true', 'nasbench201']
+    """
+    if verb == "spaces" and args and not args[0].startswith("-"):
+        return ["--space", *args]
+    following = [*args[1:], ""]
+    return [
+        f"{arg}=true" if arg == "--trust_pickle" and after.lower() not in ("true", "false") else arg
+        for arg, after in zip(args, following, strict=True)
+    ]
+
+
+data = {"prepare": prepare, "list": list_tables}
+
+
+def _datasets(table: Table) -> list[str]:
+    return sorted({name.split("/")[0] for name in table.columns if "@" in name})
+
+
+def _print(console: Console, text: str) -> None:
+    # Lines are copied into a shell or a paper, so nothing is wrapped, coloured or read as markup.
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
