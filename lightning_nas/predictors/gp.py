@@ -1,0 +1,140 @@
+"""Gaussian process regression for many runs at once, on a discrete pool."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_nas.errors import UsageError
+from lightning_nas.predictors.surrogate import RunModel, standardise
+
+
+def matern52(squared_distance: Tensor) -> Tensor:
+    """Matern-5/2 covariance, ``(1 + s + s²/3) exp(-s)`` with ``s = sqrt(5) r / l`` (Rasmussen & Williams, Eq. 4.17).
+
+    Args:
+        squared_distance: ``r² / l²``; overwritten, since the pool's block is the largest tensor of a search.
+    """
+    s = squared_distance.clamp_min_(0.0).mul_(5.0).sqrt_()
+    return torch.addcmul(s, s, s, value=1.0 / 3.0).add_(1.0).mul_(s.neg_().exp_())
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances, ``(…, n, d)`` and ``(…, m, d)`` -> ``(…, n, m)``, as a single matrix product."""
+    left = torch.cat([-2.0 * a, a.square().sum(-1, keepdim=True), torch.ones_like(a[..., :1])], dim=-1)
+    right = torch.cat([b, torch.ones_like(b[..., :1]), b.square().sum(-1, keepdim=True)], dim=-1)
+    return left @ right.mT
+
+
+class GaussianProcess:
+    """Gaussian process with an isotropic Matern-5/2 kernel; one per run, all fitted together.
+
+    Length scale and noise maximise the marginal likelihood over a grid, the output scale is profiled out in closed
+    form. The grid makes the fit deterministic, batched and free of local optima.
+
+    Args:
+        lengthscales: Grid of length scales, in units of the features' root mean variance times sqrt(D).
+        noises: Grid of noise variances, as a share of the output variance.
+        refit_every: Refit length scale and noise after this many new evaluations; in between they stay.
+    """
+
+    def __init__(
+        self,
+        lengthscales: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
+        noises: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+        refit_every: int = 5,
+    ) -> None:
+        if min(lengthscales, default=0.0) <= 0 or min(noises, default=0.0) <= 0 or refit_every < 1:
+            raise UsageError(
+                f"GaussianProcess(lengthscales={lengthscales}, noises={noises}, refit_every={refit_every}): "
+                "expected non-empty grids of positive numbers and refit_every >= 1"
+            )
+        self.lengthscales = tuple(lengthscales)
+        self.noises = tuple(noises)
+        self.refit_every = refit_every
+
+    def fit(self, X: Tensor, y: Tensor, observed: Tensor, seeds: Tensor) -> RunModel:
+        """Condition on the evaluations so far (see :class:`~lightning_nas.search.bayesian.Surrogate`)."""
+        # The number of evaluations behind the last refit depends on n alone, so a resumed search refits alike.
+        n = X.shape[1]
+        used = max(n - n % self.refit_every, min(n, 2))
+        lengthscale, noise = self.select(X[:, :used], y[:, :used], observed[:, :used])
+        return GaussianProcessModel(X, y, observed, lengthscale, noise)
+
+    def select(self, X: Tensor, y: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Length scale and noise of the highest marginal likelihood of each run, two of ``(R,)`` float64."""
+        target, _, _ = standardise(y, observed)
+        distances = squared_distances(X.double(), X.double())
+        unit = math.sqrt(X.shape[-1])
+        grid = [(scale * unit, noise) for scale in self.lengthscales for noise in self.noises]
+        likelihoods = []
+        for scale in self.lengthscales:
+            kernel = matern52(distances / (scale * unit) ** 2)
+            likelihoods += [
+                _profile_likelihood(_covariance(kernel, noise, observed), target, observed) for noise in self.noises
+            ]
+        best = torch.stack(likelihoods).argmax(dim=0)
+        chosen = distances.new_tensor(grid)[best]
+        return chosen[:, 0], chosen[:, 1]
+
+
+def _covariance(kernel: Tensor, noise: float | Tensor, observed: Tensor) -> Tensor:
+    """Kernel plus noise; an entry that is not observed becomes an independent unit, which leaves no trace."""
+    both = (observed[:, :, None] & observed[:, None, :]).to(kernel.dtype)
+    diagonal = torch.where(observed, torch.as_tensor(noise, dtype=kernel.dtype), 1.0)
+    return kernel * both + torch.diag_embed(diagonal)
+
+
+def _profile_likelihood(covariance: Tensor, target: Tensor, observed: Tensor) -> Tensor:
+    """Log marginal likelihood up to a constant with the best output scale, ``(R,)``: Rasmussen & Williams, Eq. 2.30."""
+    factor = torch.linalg.cholesky(covariance)
+    residual = torch.linalg.solve_triangular(factor, target[..., None], upper=False)[..., 0]
+    count = observed.sum(dim=1)
+    scale = residual.square().sum(dim=1) / count.clamp_min(1)
+    return -0.5 * count * scale.clamp_min(1e-12).log() - factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=1)
+
+
+class GaussianProcessModel(RunModel):
+    """Posterior of R Gaussian processes with given length scales and noises.
+
+    Args:
+        X: Features, ``(R, n, d)``.
+        y: Scores, ``(R, n)``.
+        observed: Which entries count, ``(R, n)``.
+        lengthscale: ``(R,)``.
+        noise: Noise variance as a share of the output variance, ``(R,)``.
+    """
+
+    def __init__(self, X: Tensor, y: Tensor, observed: Tensor, lengthscale: Tensor, noise: Tensor) -> None:
+        target, location, scale = standardise(y, observed)
+        super().__init__(location.to(X.dtype), scale.to(X.dtype))
+        inputs = X.double() / lengthscale[:, None, None]
+        kernel = matern52(squared_distances(inputs, inputs))
+        factor = torch.linalg.cholesky(_covariance(kernel, noise[:, None], observed))
+        whitener = torch.linalg.solve_triangular(factor, torch.eye(X.shape[1], dtype=factor.dtype), upper=False)
+        whitener = whitener * observed[:, None, :]  # no weight on what was not observed
+        residual = (whitener @ target[..., None])[..., 0]
+        output_scale = residual.square().sum(dim=1) / observed.sum(dim=1).clamp_min(1)
+        self.inputs = inputs.to(X.dtype)  # in units of the length scale
+        self.lengthscale = lengthscale.to(X.dtype)
+        self.whitener = whitener.to(X.dtype)  # L^-1, (R, n, n)
+        self.weights = (whitener.mT @ residual[..., None])[..., 0].to(X.dtype)  # K^-1 y, (R, n)
+        self.output_scale = output_scale.clamp_min(1e-12).to(X.dtype)  # (R,)
+
+    def marginal(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of c candidates shared by all runs: ``(c, d)`` -> two of ``(R, c)``, standardised."""
+        cross = matern52(squared_distances(self.inputs, points / self.lengthscale[:, None, None]))  # (R, n, c)
+        mean = (self.weights[:, None] @ cross)[:, 0]
+        explained = (self.whitener @ cross).square_().sum(dim=1)
+        return mean, self.output_scale[:, None] * (1.0 - explained).clamp_min_(1e-6)
+
+    def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of q candidates: ``(R, q, d)`` -> ``(R, q)`` and ``(R, q, q)``, standardised."""
+        inputs = points / self.lengthscale[:, None, None]
+        cross = matern52(squared_distances(self.inputs, inputs))  # (R, n, q)
+        whitened = self.whitener @ cross
+        prior = matern52(squared_distances(inputs, inputs))
+        covariance = self.output_scale[:, None, None] * (prior - whitened.mT @ whitened)
+        return (self.weights[:, None] @ cross)[:, 0], covariance

@@ -1,0 +1,138 @@
+"""Choosing from a discrete pool with BoTorch's acquisition functions, for R runs at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from botorch.acquisition import AcquisitionFunction
+from botorch.acquisition.analytic import ExpectedImprovement, LogExpectedImprovement, UpperConfidenceBound
+from botorch.models.model import Model
+from torch import LongTensor, Tensor
+
+from lightning_nas.errors import UsageError
+
+
+class Acquisition(ABC):
+    """Chooses the next candidate of every run from a surrogate's posterior."""
+
+    @abstractmethod
+    def choose(self, model: Model, best: Tensor, features: Tensor, visited: LongTensor, seeds: Tensor) -> LongTensor:
+        """The candidate to evaluate next in every run, never one that was visited.
+
+        Args:
+            model: Posterior of R runs.
+            best: Best score seen in each run, ``(R,)``.
+            features: Inputs of all candidates, ``(P, d)``.
+            visited: Candidates already tried, ``(R, n)``.
+            seeds: Draws in [0, 1) for methods that are random, ``(R,)``.
+
+        Returns:
+            Pool indices, ``(R,)``.
+        """
+
+
+class AnalyticAcquisition(Acquisition):
+    """Highest value of an analytic BoTorch acquisition function over the whole pool, scored in chunks.
+
+    ``optimize_acqf_discrete`` assumes one run, so the chunked maximum is done here.
+
+    Args:
+        block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory.
+    """
+
+    def __init__(self, block_size: int = 500_000) -> None:
+        if block_size < 1:
+            raise UsageError(f"{type(self).__name__}(block_size={block_size}): expected a positive number")
+        self.block_size = block_size
+
+    @abstractmethod
+    def function(self, model: Model, best: Tensor) -> AcquisitionFunction:
+        """BoTorch's function for R runs; ``best`` is ``(R, 1)``."""
+
+    @torch.no_grad()
+    def choose(self, model: Model, best: Tensor, features: Tensor, visited: LongTensor, seeds: Tensor) -> LongTensor:
+        """Score every candidate of every run, ``(P, R)``, and take the highest not visited."""
+        runs, evaluations = visited.shape
+        score = self.function(model, best[:, None])
+        blocks = torch.split(features, max(1, self.block_size // (runs * evaluations)))
+        values = [score(points[:, None, None].expand(-1, runs, 1, -1)).T for points in blocks]  # (R, c) each
+        table = torch.cat(values, dim=1)
+        table.scatter_(1, visited, -torch.inf)
+        return table.argmax(dim=1)  # type: ignore[return-value]
+
+
+class LogEI(AnalyticAcquisition):
+    """Logarithm of expected improvement, which keeps its ranking where EI underflows (arXiv 2310.20708)."""
+
+    def function(self, model: Model, best: Tensor) -> AcquisitionFunction:
+        """LogEI over the best score of each run."""
+        return LogExpectedImprovement(model, best_f=best)
+
+
+class EI(AnalyticAcquisition):
+    """Expected improvement.
+
+    Args:
+        incumbent: Score to improve on, in percent, the same throughout; the code of arXiv 2006.06936 fixes it at 100
+            for NAS-Bench-201. None for the best score seen in each run.
+        block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory.
+    """
+
+    def __init__(self, incumbent: float | None = None, block_size: int = 500_000) -> None:
+        super().__init__(block_size)
+        self.incumbent = incumbent
+
+    def function(self, model: Model, best: Tensor) -> AcquisitionFunction:
+        """EI over the fixed incumbent or the best score of each run."""
+        target = best if self.incumbent is None else torch.full_like(best, self.incumbent)
+        return ExpectedImprovement(model, best_f=target)
+
+
+class UCB(AnalyticAcquisition):
+    """Upper confidence bound, mean + sqrt(beta) * standard deviation (Srinivas et al., arXiv 0912.3995).
+
+    Args:
+        beta: Weight of the variance; larger explores more.
+        block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory.
+    """
+
+    def __init__(self, beta: float = 2.0, block_size: int = 500_000) -> None:
+        super().__init__(block_size)
+        self.beta = beta
+
+    def function(self, model: Model, best: Tensor) -> AcquisitionFunction:
+        """UCB; does not depend on the best score."""
+        return UpperConfidenceBound(model, beta=self.beta)
+
+
+class Thompson(Acquisition):
+    """Thompson sampling: the highest of one joint posterior draw over a random part of the pool.
+
+    A joint draw costs the cube of the number of candidates, hence the part.
+
+    Args:
+        num_candidates: Unvisited candidates drawn at random for each decision.
+    """
+
+    def __init__(self, num_candidates: int = 500) -> None:
+        if num_candidates < 1:
+            raise UsageError(f"Thompson(num_candidates={num_candidates}): expected a positive number")
+        self.num_candidates = num_candidates
+
+    @torch.no_grad()
+    def choose(self, model: Model, best: Tensor, features: Tensor, visited: LongTensor, seeds: Tensor) -> LongTensor:
+        """Draw candidates, then one joint sample of their scores for every run."""
+        candidates, noises = [], []
+        for seed, tried in zip(seeds.tolist(), visited.tolist(), strict=True):
+            rng = np.random.default_rng(int(seed * 2**53))
+            free = np.setdiff1d(np.arange(len(features)), tried, assume_unique=False)
+            # With a pool nearly used up a run has fewer candidates left: repeat them to keep the batch rectangular.
+            candidates.append(np.resize(rng.permutation(free)[: self.num_candidates], self.num_candidates))
+            noises.append(rng.standard_normal(self.num_candidates, dtype=np.float32))
+        chosen = torch.from_numpy(np.stack(candidates))  # (R, c)
+        posterior = model.posterior(features[chosen])
+        base = torch.from_numpy(np.stack(noises)).to(features.dtype)[None]  # (1, R, c)
+        sample = posterior.rsample_from_base_samples(torch.Size([1]), base)[0, ..., 0]  # (R, c)
+        return chosen.gather(1, sample.argmax(dim=1, keepdim=True))[:, 0]  # type: ignore[return-value]

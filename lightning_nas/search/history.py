@@ -1,0 +1,142 @@
+"""What a search has tried: R independent runs side by side, each with up to T evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import BoolTensor, LongTensor, Tensor
+
+from lightning_nas.errors import SearchStateError
+
+
+class Status(IntEnum):
+    """State of one evaluation."""
+
+    EMPTY = 0
+    RUNNING = 1
+    DONE = 2
+    FAILED = 3
+
+
+@dataclass
+class SearchHistory:
+    """The whole state of R runs: this is the checkpoint, and with ``seed`` it fixes all that follows.
+
+    Rows are filled from the left. A strategy may read everything but ``test``.
+
+    Args:
+        seed: Seed of the search; draws come from (seed, run, number of evaluations so far).
+        runs: Global number of each run, so that a part of the runs draws what it would draw among all.
+        indices: Pool member of each evaluation, -1 where empty.
+        epochs: Fidelity: how many epochs it was trained; 0 where empty.
+        valid: Validation accuracy, what the strategy sees; NaN unless done.
+        test: Test accuracy, what the report shows; NaN unless done.
+        cost: Seconds on the benchmark's own clock.
+        status: :class:`Status` of each evaluation.
+
+    Shapes:
+        runs ``(R,)``; the others ``(R, T)``; scores float64.
+    """
+
+    seed: int
+    runs: LongTensor
+    indices: LongTensor
+    epochs: LongTensor
+    valid: Tensor
+    test: Tensor
+    cost: Tensor
+    status: LongTensor
+
+    @classmethod
+    def empty(cls, runs: int | Sequence[int], capacity: int, seed: int = 0) -> SearchHistory:
+        """History of nothing yet.
+
+        Args:
+            runs: Number of runs, or the global numbers of the runs held here.
+            capacity: Most evaluations per run, T.
+            seed: Seed of the search.
+        """
+        numbers = torch.as_tensor(range(runs) if isinstance(runs, int) else runs, dtype=torch.long)
+        shape = (len(numbers), capacity)
+        blank = torch.full(shape, torch.nan, dtype=torch.float64)
+        zeros = torch.zeros(shape, dtype=torch.long)
+        return cls(seed, numbers, zeros - 1, zeros, blank, blank.clone(), blank.clone(), zeros.clone())  # type: ignore[arg-type]
+
+    @property
+    def count(self) -> LongTensor:
+        """Evaluations asked for so far, ``(R,)``."""
+        return (self.status != Status.EMPTY).sum(dim=1)  # type: ignore[return-value]
+
+    @property
+    def done(self) -> BoolTensor:
+        """Which evaluations have a score, ``(R, T)``."""
+        return self.status == Status.DONE  # type: ignore[return-value]
+
+    @property
+    def length(self) -> int:
+        """Evaluations of the longest run: columns beyond it are empty."""
+        return int(self.count.max()) if len(self.runs) else 0
+
+    @property
+    def capacity(self) -> int:
+        """Most evaluations per run, T."""
+        return self.indices.shape[1]
+
+    def begin(self, indices: LongTensor, epochs: int) -> LongTensor:
+        """Enter ``(R, q)`` evaluations as running; returns their columns, ``(R, q)``."""
+        columns = self.count[:, None] + torch.arange(indices.shape[1])
+        self.indices.scatter_(1, columns, indices)
+        self.epochs.scatter_(1, columns, epochs)
+        self.status.scatter_(1, columns, int(Status.RUNNING))
+        return columns  # type: ignore[return-value]
+
+    def complete(self, columns: LongTensor, valid: Tensor, test: Tensor, cost: Tensor) -> None:
+        """Enter the scores ``(R, q)`` of running evaluations; NaN in ``valid`` means failed."""
+        for mine, given in ((self.valid, valid), (self.test, test), (self.cost, cost)):
+            mine.scatter_(1, columns, given)
+        status = torch.where(valid.isnan(), int(Status.FAILED), int(Status.DONE))
+        self.status.scatter_(1, columns, status)
+
+    def incumbents(self) -> LongTensor:
+        """Column of the best validation accuracy up to each evaluation, ``(R, T)``."""
+        seen = torch.where(self.done, self.valid, -torch.inf)
+        return seen.cummax(dim=1).indices  # type: ignore[return-value]
+
+    def uniforms(self, size: int) -> Tensor:
+        """Uniform draws in [0, 1) that depend on (seed, run, evaluations so far) alone, ``(R, size)`` float64."""
+        counts = self.count.tolist()
+        draws = [
+            np.random.default_rng((self.seed, run, step)).random(size)
+            for run, step in zip(self.runs.tolist(), counts, strict=True)
+        ]
+        return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, size, dtype=torch.float64)
+
+    def prefix(self, length: int) -> SearchHistory:
+        """The first ``length`` evaluations of every run (views)."""
+        parts = {name: value[:, :length] for name, value in self._columns().items()}
+        return SearchHistory(self.seed, self.runs, **parts)  # type: ignore[arg-type]
+
+    def rows(self, selected: LongTensor | slice) -> SearchHistory:
+        """Some of the runs (copies)."""
+        parts = {name: value[selected].clone() for name, value in self._columns().items()}
+        return SearchHistory(self.seed, self.runs[selected].clone(), **parts)  # type: ignore[arg-type]
+
+    def _columns(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("seed", "runs")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives and tensors only, so that it loads with ``weights_only=True``."""
+        return {"seed": self.seed, "runs": self.runs, **self._columns()}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> SearchHistory:
+        """The inverse of :meth:`state_dict`; raises ``SearchStateError`` for anything else."""
+        names = {f.name for f in fields(cls)}
+        if set(state) != names:
+            raise SearchStateError(f"search history: got the entries {sorted(state)}, expected {sorted(names)}")
+        return cls(**state)

@@ -1,0 +1,109 @@
+"""The candidates a search chooses from, addressed by index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Generic
+
+import torch
+from torch import LongTensor, Tensor
+
+from lightning_nas.errors import SearchStateError
+from lightning_nas.search.history import SearchHistory
+from lightning_nas.spaces.base import A, FiniteSpace
+from lightning_nas.spaces.encodings import Encoding
+
+
+class CandidatePool(Generic[A]):
+    """Architectures of a finite space with their embeddings and neighbours.
+
+    Args:
+        space: The search space.
+        members: Candidates; None for the whole space, whose indices are then the pool's.
+        embeddings: Learned embedding of every candidate, ``(n, D)``; None when there is no trained module.
+    """
+
+    def __init__(
+        self, space: FiniteSpace[A], members: Sequence[A] | None = None, embeddings: Tensor | None = None
+    ) -> None:
+        self.space = space
+        self.members: Sequence[A] = space if members is None else members
+        self.embeddings = embeddings
+        self._features: dict[Any, Tensor] = {}
+        if embeddings is not None and len(embeddings) != len(self.members):
+            raise SearchStateError(f"pool: got {len(embeddings)} embeddings for {len(self.members)} candidates")
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def architectures(self, indices: LongTensor) -> list[A]:
+        """Candidates at the given indices, flattened in row-major order."""
+        return [self.members[i] for i in indices.flatten().tolist()]
+
+    @cached_property
+    def _space_indices(self) -> LongTensor | None:
+        if self.members is self.space:
+            return None
+        return torch.tensor([self.space.index(arch) for arch in self.members])  # type: ignore[return-value]
+
+    @cached_property
+    def neighbors(self) -> LongTensor:
+        """Candidates one edit away from each candidate, ``(n, K)``, padded with -1."""
+        table = self.space.neighbor_table()
+        if self._space_indices is None:
+            return table
+        to_pool = torch.full((len(self.space) + 1,), -1)  # the extra entry maps padding to padding
+        to_pool[self._space_indices] = torch.arange(len(self))
+        return to_pool[table[self._space_indices]]  # type: ignore[return-value]
+
+    def features(self, encoding: Encoding | None) -> Tensor:
+        """Inputs of a surrogate, centred and scaled to unit mean variance, ``(n, D)`` float32.
+
+        One scale serves all dimensions, so that distances keep their proportions.
+
+        Args:
+            encoding: How to encode the candidates; None for the embeddings of the trained module.
+        """
+        key = type(encoding).__name__ if encoding is not None else None
+        if key not in self._features:
+            self._features[key] = _scaled(self._raw_features(encoding))
+        return self._features[key]
+
+    def _raw_features(self, encoding: Encoding | None) -> Tensor:
+        if encoding is None:
+            if self.embeddings is None:
+                raise SearchStateError(
+                    "this strategy needs the embeddings of a trained module, and there is none; "
+                    "pass --ckpt_path, or give the strategy an 'encoding'"
+                )
+            return self.embeddings
+        features = encoding(self.space)
+        return features if self._space_indices is None else features[self._space_indices]
+
+
+def _scaled(features: Tensor) -> Tensor:
+    centred = features.float() - features.float().mean(dim=0)
+    return centred / centred.var(dim=0, correction=0).mean().sqrt().clamp_min(1e-12)
+
+
+def pick_unvisited(history: SearchHistory, size: int, uniform: Tensor) -> LongTensor:
+    """A uniformly drawn candidate that a run has not tried yet.
+
+    Args:
+        history: R runs; every index in it counts as visited.
+        size: Number of candidates n in the pool.
+        uniform: One draw in [0, 1) for each run, ``(R,)``.
+
+    Returns:
+        Pool indices, ``(R,)``.
+    """
+    # Sorted visited indices v_0 < v_1 < …: v_i - i unvisited ones lie below v_i, which turns the draw of the j-th
+    # unvisited index into one binary search. Empty slots go to the far end.
+    visited, _ = torch.where(history.indices < 0, 4 * size + history.capacity, history.indices).sort(dim=1)
+    left = size - history.count
+    if bool((left <= 0).any()):
+        raise SearchStateError(f"the pool of {size} candidates is exhausted; ask for fewer queries")
+    j = (uniform * left).long()
+    below = visited - torch.arange(history.capacity)
+    return j + torch.searchsorted(below.contiguous(), j[:, None], right=True)[:, 0]  # type: ignore[return-value]

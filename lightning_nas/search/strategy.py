@@ -1,0 +1,50 @@
+"""The contract of a search strategy: ask for candidates, be told their scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import LongTensor, Tensor
+
+from lightning_nas.search.history import SearchHistory
+from lightning_nas.search.pool import CandidatePool
+
+
+class SearchStrategy(ABC):
+    """Chooses which candidates to evaluate next, for R independent runs at once.
+
+    Unless it learns on the way, a strategy is a pure function of the history: its draws come from
+    :meth:`SearchHistory.uniforms`, so a search resumes exactly, and runs can be split over processes at will.
+    """
+
+    @abstractmethod
+    def propose(self, history: SearchHistory, pool: CandidatePool) -> LongTensor:  # type: ignore[type-arg]
+        """One candidate for every run, ``(R,)``, not tried before in that run.
+
+        Args:
+            history: R runs; running evaluations count as tried.
+            pool: The candidates.
+        """
+
+    def ask(self, history: SearchHistory, pool: CandidatePool, q: int = 1) -> LongTensor:  # type: ignore[type-arg]
+        """``q`` candidates for every run, ``(R, q)``, without repeats.
+
+        Chosen one after the other, each knowing those before it as running.
+        """
+        draft = history.rows(slice(None))
+        for _ in range(q):
+            draft.begin(self.propose(draft, pool)[:, None], epochs=0)  # type: ignore[arg-type]
+        start = history.count[:, None]
+        return draft.indices.gather(1, start + torch.arange(q))  # type: ignore[return-value]
+
+    def tell(self, history: SearchHistory) -> None:
+        """Learn from new scores (default: nothing; most strategies read the history when asked)."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What :meth:`tell` learned; every tensor has the run axis first."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of :meth:`state_dict`."""
