@@ -35,12 +35,13 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(add) for layer in layers]
-    was_training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():
             network.eval()(next(network.parameters()).new_zeros(1, *image_shape))
     finally:
-        network.train(was_training)
+        for module, training in modes:
+            module.training = training
         for hook in hooks:
             hook.remove()
     return total

@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from lightning_nas.benchmarks.table import Table, read_table
+from lightning_nas.spaces.nasbench201 import NASBench201
+
+# Before anything starts worker threads: the suite runs on small machines, several workers side by side.
+torch.set_num_threads(1)
+
+# A busy machine must not fail a test, nor a lucky draw hide a failure from the next run.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def cells() -> NASBench201:
+    """The NAS-Bench-201 space, whose tables are computed once for all tests."""
+    return NASBench201()
+
+
+@pytest.fixture(scope="session")
+def real_table() -> Table:
+    """The real NAS-Bench-201 table; tests that need it are marked ``data`` and skip where it is not prepared."""
+    folder = os.environ.get("LIGHTNING_NAS_DATA")
+    path = Path(folder or ".") / "nasbench201.npz"
+    if not folder or not path.is_file():
+        pytest.skip(
+            "set LIGHTNING_NAS_DATA to a folder with nasbench201.npz ('lightning-nas data prepare nasbench201')"
+        )
+    return read_table(path)
