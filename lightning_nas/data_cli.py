@@ -54,6 +54,7 @@ def list_tables(data_dir: str | None = None) -> None:
     """
     console = Console()
     folder = table_folder(data_dir)
+    chosen = folder if data_dir else None
     files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
     grid = Grid("table", "architectures", "data sets", "source", title=f"Tables in {folder}", title_justify="left")
     damaged = []
@@ -75,7 +76,7 @@ def list_tables(data_dir: str | None = None) -> None:
             continue
         _print(console, f"\nNot there: {published.name}, {published.description}, {published.rows:,} architectures")
         for source in published.sources:
-            _print(console, f"  {source.file}, {source.size}, {source.url}\n    {published.command(source)}")
+            _print(console, f"  {source.file}, {source.size}, {source.url}\n    {published.command(source, chosen)}")
         _print(console, f"  Licence: {published.licence}. Cite: {published.citation}")
 
 
@@ -124,11 +125,12 @@ def arguments(verb: str, args: list[str]) -> list[str]:
     """
     if verb == "spaces" and args and not args[0].startswith("-"):
         return ["--space", *args]
-    following = [*args[1:], ""]
-    return [
-        f"{arg}=true" if arg == "--trust_pickle" and after.lower() not in ("true", "false") else arg
-        for arg, after in zip(args, following, strict=True)
-    ]
+    typed = list(args)
+    for place, arg in enumerate(args):
+        following = "".join(args[place + 1 : place + 2]).lower()
+        if arg == "--trust_pickle" and following not in ("true", "false"):
+            typed[place] = "--trust_pickle=true"
+    return typed
 
 
 data = {"prepare": prepare, "list": list_tables}

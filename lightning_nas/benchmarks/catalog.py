@@ -6,6 +6,7 @@ Pure data without heavy imports: ``lightning-nas data list`` and the "no such ta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,16 @@ class PublishedTable:
     licence: str
     citation: str
 
-    def command(self, source: Source | None = None) -> str:
-        """Command that prepares the table from a downloaded source (default: the recommended one)."""
-        chosen = source or self.sources[0]
-        trust = " --trust_pickle" if chosen.pickled else ""
-        return f"lightning-nas data prepare {self.name} --source {chosen.file}{trust}"
+    def command(self, source: Source, folder: Path | None = None) -> str:
+        """Command that prepares the table from a downloaded source.
+
+        Args:
+            source: One of :attr:`sources`.
+            folder: Folder for the table, unless it is the default one.
+        """
+        trust = " --trust_pickle" if source.pickled else ""
+        where = f" --data_dir {folder}" if folder else ""
+        return f"lightning-nas data prepare {self.name} --source {source.file}{trust}{where}"
 
 
 PUBLISHED: dict[str, PublishedTable] = {
@@ -70,11 +76,12 @@ PUBLISHED: dict[str, PublishedTable] = {
 }
 
 
-def how_to_get(name: str) -> str:
+def how_to_get(name: str, folder: Path | None = None) -> str:
     """What to download and type to have a table; for unknown names, which there are.
 
     Args:
         name: Name of a table.
+        folder: Folder it shall be in, unless it is the default one.
 
     Example:
         >>> how_to_get("mine")
@@ -84,7 +91,7 @@ def how_to_get(name: str) -> str:
     if table is None:
         return f"published tables are {', '.join(PUBLISHED)}; 'lightning-nas data list' says what is there"
     ways = [
-        f"download {source.file}, {source.size}, from {source.url} and run '{table.command(source)}'"
+        f"download {source.file}, {source.size}, from {source.url} and run '{table.command(source, folder)}'"
         for source in table.sources
     ]
     return "; or ".join(ways)

@@ -115,16 +115,15 @@ def _read_official(
 
 def _read_plain(source: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names of the cells and columns, under the table's names, of an ``.npz`` source."""
-    try:
-        with opened(source) as file:
-            if "meta" in file.files:
-                raise BenchmarkDataError(f"{source}: is a prepared table already; copy it to the data folder")
-            if "arch" not in file.files:
-                raise BenchmarkDataError(f"{source}: no column 'arch' with the cells' strings, so not NAS-Bench-201")
-            names = [str(name, "ascii") if isinstance(name, bytes) else str(name) for name in file["arch"].tolist()]
-            columns = {_table_name(name): file[name] for name in file.files if _table_name(name)}
-    except UnicodeDecodeError as error:
-        raise BenchmarkDataError(f"{source}: column 'arch' does not hold cell strings ({error})") from error
+    with opened(source) as file:
+        if "meta" in file.files:
+            raise BenchmarkDataError(f"{source}: is a prepared table already; copy it to the data folder")
+        if "arch" not in file.files:
+            raise BenchmarkDataError(f"{source}: no column 'arch' with the cells' strings, so not NAS-Bench-201")
+        arch = file["arch"].tolist()
+        columns = {_table_name(name): file[name] for name in file.files if _table_name(name)}
+    # Bytes that are no letters stay visible as escapes; the check of the order then says where they are.
+    names = [name.decode("ascii", "backslashreplace") if isinstance(name, bytes) else str(name) for name in arch]
     wrong = [name for name, values in columns.items() if len(values) != len(names)]
     if wrong:
         raise BenchmarkDataError(f"{source}: columns {', '.join(wrong)} do not have one row for each 'arch'")

@@ -114,7 +114,8 @@ def read_table(path: Path) -> Table:
             meta = json.loads(str(file["meta"]))
             columns = tuple(name for name in file.files if name != "meta")
     except FileNotFoundError:
-        raise BenchmarkDataError(f"{path}: no such table; {how_to_get(path.stem)}") from None
+        folder = None if path.parent == data_dir() else path.parent
+        raise BenchmarkDataError(f"{path}: no such table; {how_to_get(path.stem, folder)}") from None
     if not isinstance(meta, dict) or not {"space", "rows"} <= meta.keys():
         raise BenchmarkDataError(f"{path}: damaged table ('meta' names no space and rows); prepare it again")
     return Table(path, meta, columns)

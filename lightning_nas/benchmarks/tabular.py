@@ -84,7 +84,8 @@ class TabularBenchmark(Benchmark[A]):
 
     def evaluate(self, archs: Sequence[A], epochs: int | None = None) -> Evaluations:
         """Scores of architectures in the given order."""
-        return self.lookup(torch.tensor([self.space.index(arch) for arch in archs]), epochs)  # type: ignore[arg-type]
+        indices = torch.tensor([self.space.index(arch) for arch in archs], dtype=torch.long)
+        return self.lookup(indices, epochs)  # type: ignore[arg-type]
 
     def identity(self) -> dict[str, Any]:
         """Table, columns and seed."""
