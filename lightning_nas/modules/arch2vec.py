@@ -1,0 +1,190 @@
+"""arch2vec: unsupervised architecture embeddings (Yan et al., NeurIPS 2020, arXiv 2006.06936)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_nas.errors import UsageError
+from lightning_nas.nn.gin import GINEncoder
+from lightning_nas.spaces.base import CellGraph
+
+
+class Decoded(NamedTuple):
+    """Logits of a decoded batch: ops ``(B, V, K)``, adjacency ``(B, V, V)`` (only its strict upper triangle counts)."""
+
+    ops: Tensor
+    adjacency: Tensor
+
+
+def reconstruction_loss(decoded: Decoded, graph: CellGraph, diluted: bool = False) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropies of the operations' one-hot rows and of the strict upper triangle (Eq. 4-5).
+
+    The paper writes a softmax for the operations; the released code, and this function, use a sigmoid for each label.
+
+    Args:
+        decoded: Logits.
+        graph: Target; padded vertices (-1) have all-zero rows.
+        diluted: Average the adjacency over all V² entries as the released code does, lower triangle included, where
+            prediction and target are both zeroed, instead of over the V(V-1)/2 entries that carry information.
+
+    Returns:
+        Loss of the operations and of the adjacency, two scalars.
+    """
+    ops_loss = F.binary_cross_entropy_with_logits(decoded.ops, one_hot(graph.ops, decoded.ops.shape[-1]))
+    vertices = graph.ops.shape[-1]
+    row, column = torch.triu_indices(vertices, vertices, offset=1, device=graph.ops.device)
+    target = graph.adjacency[:, row, column].to(decoded.adjacency)
+    adjacency_loss = F.binary_cross_entropy_with_logits(decoded.adjacency[:, row, column], target)
+    if diluted:
+        adjacency_loss = adjacency_loss * (vertices - 1) / (2 * vertices)
+    return ops_loss, adjacency_loss
+
+
+def kl_divergence(mu: Tensor, log_std: Tensor) -> Tensor:
+    """Mean over vertices of KL(N(mu, diag(exp(log_std)²)) || N(0, I)), Eq. 6; ``(B, V, D)`` -> scalar."""
+    return -0.5 * (1.0 + 2.0 * log_std - mu.square() - (2.0 * log_std).exp()).sum(dim=-1).mean()
+
+
+def one_hot(ops: Tensor, num_ops: int) -> Tensor:
+    """One-hot rows with zeros for padding (-1), ``(B, V)`` -> ``(B, V, K)`` float."""
+    return F.one_hot(ops + 1, num_ops + 1)[..., 1:].float()
+
+
+class Arch2Vec(LightningModule):
+    """Variational graph autoencoder of cells: GIN encoder, dot-product decoder, one latent vector per vertex.
+
+    ``mode="reference"`` repeats what the released code does rather than what the paper says: after the first epoch the
+    network stays in evaluation mode, so from then on it trains as a plain autoencoder with frozen batch normalisation,
+    no sampling and no dropout; the adjacency loss is diluted; the KL term is divided once more by batch size times V.
+
+    Args:
+        num_ops: Operation labels K (linked from the data).
+        latent_dim: Dimensions D of the embedding.
+        hidden_dim: Width of the GIN layers.
+        num_layers: GIN layers.
+        dropout: Probability of zeroing a latent entry before decoding, in training.
+        kl_weight: Weight of the KL divergence per vertex; ignored by mode reference. 0.05 and more lose detail.
+        mode: ``paper`` or ``reference`` (see above).
+        optimizer: Optimiser; default Adam with learning rate 1e-3.
+        seed: Seed of noise and dropout; draws depend on (seed, step, rank) alone, so training resumes exactly.
+
+    Shapes:
+        A batch is ``(index (B,), CellGraph)``; embeddings are ``(B, D)``.
+
+    Example:
+        >>> from lightning_nas.spaces.nasbench201 import NASBench201
+        >>> space = NASBench201()
+        >>> module = Arch2Vec(num_ops=len(space.vertex_labels)).eval()
+        >>> graph = space.graph(space[0])
+        >>> module.embed(CellGraph(graph.ops[None], graph.adjacency[None])).shape
+        torch.Size([1, 16])
+    """
+
+    def __init__(
+        self,
+        num_ops: int,
+        latent_dim: int = 16,
+        hidden_dim: int = 128,
+        num_layers: int = 4,
+        dropout: float = 0.3,
+        kl_weight: float = 1 / 256,
+        mode: Literal["paper", "reference"] = "paper",
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= dropout < 1.0 or kl_weight < 0.0:
+            raise UsageError(
+                f"Arch2Vec(dropout={dropout}, kl_weight={kl_weight}): expected dropout in [0, 1) and kl_weight >= 0"
+            )
+        self.save_hyperparameters(ignore=["optimizer"])
+        self.num_ops, self.dropout, self.kl_weight, self.mode, self.seed = num_ops, dropout, kl_weight, mode, seed
+        self.optimizer = optimizer
+        self.encoder = GINEncoder(num_ops, hidden_dim, num_layers)
+        self.to_mu = nn.Linear(hidden_dim, latent_dim)
+        self.to_log_std = nn.Linear(hidden_dim, latent_dim)
+        self.to_ops = nn.Linear(latent_dim, num_ops)
+
+    def encode(self, graph: CellGraph) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of every vertex, two of ``(B, V, D)``."""
+        adjacency = graph.adjacency.float()
+        hidden = self.encoder(one_hot(graph.ops, self.num_ops), adjacency + adjacency.mT)  # messages flow both ways
+        return self.to_mu(hidden), self.to_log_std(hidden)
+
+    def decode(self, z: Tensor) -> Decoded:
+        """Logits of operations and arcs, ``(B, V, D)`` -> ``(B, V, K)`` and ``(B, V, V)``."""
+        return Decoded(self.to_ops(z), z @ z.mT)
+
+    def discretise(self, decoded: Decoded) -> CellGraph:
+        """Most probable label of every vertex and arcs of probability above one half."""
+        return CellGraph(decoded.ops.argmax(dim=-1), (decoded.adjacency > 0).triu(diagonal=1))
+
+    def embed(self, graph: CellGraph) -> Tensor:
+        """Embedding of cells: the mean of mu over all vertices, ``(B, D)`` (the paper says sum, the code means)."""
+        return self.encode(graph)[0].mean(dim=1)
+
+    def training_step(self, batch: tuple[Tensor, CellGraph], batch_idx: int) -> Tensor:
+        """Negative evidence lower bound of one batch."""
+        graph = batch[1]
+        mu, log_std = self.encode(graph)
+        z = mu
+        if self.training:
+            generator = self._generator()
+            z = mu + log_std.exp() * torch.empty_like(mu).normal_(generator=generator)
+            keep = torch.empty_like(mu).bernoulli_(1.0 - self.dropout, generator=generator)
+            z = z * keep / (1.0 - self.dropout)
+        reference = self.mode == "reference"
+        ops_loss, adjacency_loss = reconstruction_loss(self.decode(z), graph, diluted=reference)
+        kl = kl_divergence(mu, log_std)
+        loss = ops_loss + adjacency_loss + (1 / graph.ops.numel() if reference else self.kl_weight) * kl
+        values = {"loss": loss, "ops_loss": ops_loss, "adjacency_loss": adjacency_loss, "kl": kl}
+        self.log_dict(
+            {f"train/{k}": v for k, v in values.items()}, on_step=False, on_epoch=True, batch_size=len(graph.ops)
+        )
+        return loss
+
+    def _generator(self) -> torch.Generator:
+        entropy = np.random.SeedSequence((self.seed, self.global_step, self.global_rank)).generate_state(1, np.uint64)
+        return torch.Generator(self.device).manual_seed(int(entropy[0]) >> 1)
+
+    def on_train_epoch_start(self) -> None:
+        """The released code switches to evaluation mode after its first epoch and never back."""
+        if self.mode == "reference" and self.current_epoch > 0:
+            self.eval()
+
+    def validation_step(self, batch: tuple[Tensor, CellGraph], batch_idx: int) -> None:
+        """Losses and accuracies of decoding z = mu, of whole graphs and, as published, of single entries."""
+        graph = batch[1]
+        mu, log_std = self.encode(graph)
+        decoded = self.decode(mu)
+        guess = self.discretise(decoded)
+        real = graph.ops >= 0
+        right_ops, right_arcs = (guess.ops == graph.ops) | ~real, guess.adjacency == graph.adjacency
+        upper = torch.ones_like(right_arcs[0]).triu(diagonal=1)
+        ops_loss, adjacency_loss = reconstruction_loss(decoded, graph)
+        values = {
+            "loss": ops_loss + adjacency_loss + self.kl_weight * kl_divergence(mu, log_std),
+            "graph_accuracy": (right_ops.all(dim=1) & right_arcs.flatten(1).all(dim=1)).float().mean(),
+            "ops_accuracy": right_ops[real].float().mean(),
+            "adjacency_accuracy": right_arcs[:, upper].float().mean(),
+        }
+        for name, value in values.items():
+            on_bar = name == "graph_accuracy"
+            self.log(f"val/{name}", value, prog_bar=on_bar, batch_size=len(graph.ops), sync_dist=True)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: tuple[Tensor, CellGraph], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Index and embedding of every cell of the batch."""
+        return batch[0], self.embed(batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser for all parameters."""
+        return self.optimizer(self.parameters())
