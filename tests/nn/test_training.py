@@ -6,6 +6,7 @@ from torch import nn
 from lightning_nas.errors import EvaluationError
 from lightning_nas.nn.training import (
     LabelledImages,
+    NesterovSGD,
     TrainingRecipe,
     accuracy,
     shifted_windows,
@@ -63,6 +64,24 @@ def test_a_diverging_training_is_an_error():
 def test_recipe_refuses_nonsense(wrong):
     with pytest.raises(ValueError, match="expected epochs >= 1"):
         TrainingRecipe(**wrong)
+
+
+def test_the_optimizer_is_torchs():
+    ours, theirs = fresh_network(), fresh_network()
+    reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    optimizer = NesterovSGD(ours.parameters(), 0.9, 0.01)
+    ours[1].bias.requires_grad_(False)  # has no gradient, must not move
+    theirs[1].bias.requires_grad_(False)
+    images, labels = stripes(32, 5)
+    for _ in range(4):
+        F.cross_entropy(ours(images), labels).backward()
+        optimizer.step(0.1)
+        reference.zero_grad()
+        F.cross_entropy(theirs(images), labels).backward()
+        reference.step()
+    for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, its)
+        assert mine.grad is None
 
 
 def test_windows_are_zero_padded_crops():
