@@ -134,7 +134,8 @@ class LiveBenchmark(Benchmark[A]):
     def _check_network(self) -> None:
         arch = self.space.sample(np.random.default_rng(0))
         try:
-            count_flops(_build(self.space, arch, self.network), self.data.image_shape)
+            with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to use up
+                count_flops(_build(self.space, arch, self.network), self.data.image_shape)
         except Exception as error:
             raise SpaceError(
                 f"the space {self.space.name!r} cannot build a network of {self.network} for images of shape "

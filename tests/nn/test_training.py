@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_nas.errors import EvaluationError
+from lightning_nas.errors import EvaluationError, UsageError
 from lightning_nas.nn.training import (
     LabelledImages,
     NesterovSGD,
@@ -62,7 +62,7 @@ def test_a_diverging_training_is_an_error():
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 1}, {"shift": -1}])
 def test_recipe_refuses_nonsense(wrong):
-    with pytest.raises(ValueError, match="expected epochs >= 1"):
+    with pytest.raises(UsageError, match="expected epochs >= 1"):
         TrainingRecipe(**wrong)
 
 
