@@ -45,9 +45,11 @@ class TrainingRecipe:
             all ``(2 * shift + 1)**2`` moved copies of an image, which tells good networks apart; 0 for neither.
     """
 
-    epochs: int = 8
-    batch_size: int = 128
-    learning_rate: float = 0.2
+    # Chosen on the digits, 40 random connected NAS-Bench-201 cells of 8 channels, 2 seeds: 84 to 95 %, rank correlation
+    # between seeds 0.62. As long a training in larger batches (8 epochs of 128 images at rate 0.2) reached only 0.39.
+    epochs: int = 6
+    batch_size: int = 64
+    learning_rate: float = 0.15
     momentum: float = 0.9
     weight_decay: float = 5e-4
     shift: int = 1
