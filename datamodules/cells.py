@@ -82,7 +82,7 @@ class CellDataModule(LightningDataModule):
 
     def __init__(
         self,
-        space: FiniteSpace[Any],
+        space: FiniteSpace,  # type: ignore[type-arg]  # jsonargparse cannot read FiniteSpace[A]
         batch_size: int = 32,
         eval_batch_size: int = 2048,
         val_fraction: float = 0.1,
@@ -121,6 +121,10 @@ class CellDataModule(LightningDataModule):
         dataset = CellDataset(indices, self._graphs)
         sampler = EpochShuffle(len(dataset), self.seed) if shuffle else None
         return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=identity)  # type: ignore[arg-type]
+
+    def cells(self, indices: Tensor) -> Iterator[Batch]:
+        """Large batches of any members in the given order, for callbacks."""
+        yield from self._loader(indices, self.eval_batch_size)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training cells."""

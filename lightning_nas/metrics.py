@@ -48,4 +48,4 @@ def uniqueness(graphs: CellGraph, valid: Tensor) -> Tensor:
         valid: Which of them count, ``(B,)`` bool.
     """
     hashes = isomorphism_hashes(graphs)[valid]
-    return torch.tensor(len(hashes.unique()) / max(len(hashes), 1))
+    return torch.tensor(len(set(hashes.tolist())) / max(len(hashes), 1))

@@ -33,7 +33,7 @@ class TabularBenchmark(Benchmark[A]):
 
     def __init__(
         self,
-        space: FiniteSpace[A],
+        space: FiniteSpace,  # type: ignore[type-arg]  # jsonargparse cannot read FiniteSpace[A]
         table: str = "nasbench201",
         dataset: str = "cifar10",
         epochs: int = 200,

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from botorch.models.model import Model
 from torch import Tensor
 
 from lightning_nas.errors import UsageError
@@ -45,7 +46,7 @@ class DNGO:
         self.noises = tuple(noises)
         self.signals = tuple(signals)
 
-    def fit(self, X: Tensor, y: Tensor, observed: Tensor, seeds: Tensor) -> RunModel:
+    def fit(self, X: Tensor, y: Tensor, observed: Tensor, seeds: Tensor) -> Model:
         """Condition on the evaluations so far (see :class:`~lightning_nas.search.bayesian.Surrogate`)."""
         target, location, scale = standardise(y, observed)
         weight, bias = self._train_features(X, target.to(X.dtype), observed.to(X.dtype), seeds)

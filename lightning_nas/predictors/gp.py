@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from botorch.models.model import Model
 from torch import Tensor
 
 from lightning_nas.errors import UsageError
@@ -55,7 +56,7 @@ class GaussianProcess:
         self.noises = tuple(noises)
         self.refit_every = refit_every
 
-    def fit(self, X: Tensor, y: Tensor, observed: Tensor, seeds: Tensor) -> RunModel:
+    def fit(self, X: Tensor, y: Tensor, observed: Tensor, seeds: Tensor) -> Model:
         """Condition on the evaluations so far (see :class:`~lightning_nas.search.bayesian.Surrogate`)."""
         # The number of evaluations behind the last refit depends on n alone, so a resumed search refits alike.
         n = X.shape[1]
@@ -93,7 +94,8 @@ def _profile_likelihood(covariance: Tensor, target: Tensor, observed: Tensor) ->
     residual = torch.linalg.solve_triangular(factor, target[..., None], upper=False)[..., 0]
     count = observed.sum(dim=1)
     scale = residual.square().sum(dim=1) / count.clamp_min(1)
-    return -0.5 * count * scale.clamp_min(1e-12).log() - factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=1)
+    half_log_determinant: Tensor = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=1)
+    return -0.5 * count * scale.clamp_min(1e-12).log() - half_log_determinant  # type: ignore[no-any-return]
 
 
 class GaussianProcessModel(RunModel):

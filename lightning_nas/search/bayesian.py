@@ -62,6 +62,11 @@ class BayesianSearch(SearchStrategy):
         self.encoding = encoding
         self.num_initial = num_initial
 
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether the candidates' features come from a trained module."""
+        return self.encoding is None
+
     def propose(self, history: SearchHistory, pool: CandidatePool[Any]) -> LongTensor:
         """The best candidate by the acquisition function, or a random one while the first fit waits, ``(R,)``."""
         draws = history.uniforms(2)
@@ -70,18 +75,15 @@ class BayesianSearch(SearchStrategy):
         features = pool.features(self.encoding)
         seen = history.prefix(history.length)
         X = features[seen.indices.clamp_min(0)]  # (R, n, d)
-        observed, y = seen.done, seen.valid
+        observed: Tensor = seen.done
+        y = seen.valid
         model = self.surrogate.fit(X, y, observed, draws[:, 1])
         running = seen.status == Status.RUNNING
         if bool(running.any()):
             y = torch.where(running, model.posterior(X).mean[..., 0].double(), y)
             observed = observed | running
-            model = self.surrogate.fit(X, y, observed, draws[:, 1])  # type: ignore[arg-type]
+            model = self.surrogate.fit(X, y, observed, draws[:, 1])
         best = torch.where(seen.done, seen.valid, -torch.inf).amax(dim=1).to(features.dtype)
         # Empty slots repeat the run's first candidate, which is visited anyway.
         visited = torch.where(seen.indices < 0, seen.indices[:, :1], seen.indices)
         return self.acquisition.choose(model, best, features, visited, draws[:, 0])  # type: ignore[arg-type]
-
-    def needs_embeddings(self) -> bool:
-        """Whether a trained module must supply the features."""
-        return self.encoding is None

@@ -78,7 +78,7 @@ class CandidatePool(Generic[A]):
                     "pass --ckpt_path, or give the strategy an 'encoding'"
                 )
             return self.embeddings
-        features = encoding(self.space)
+        features = encoding.encode(self.space)
         return features if self._space_indices is None else features[self._space_indices]
 
 

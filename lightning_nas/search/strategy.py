@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import LongTensor, Tensor
@@ -19,8 +20,13 @@ class SearchStrategy(ABC):
     :meth:`SearchHistory.uniforms`, so a search resumes exactly, and runs can be split over processes at will.
     """
 
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether the candidates' features come from a trained module."""
+        return False
+
     @abstractmethod
-    def propose(self, history: SearchHistory, pool: CandidatePool) -> LongTensor:  # type: ignore[type-arg]
+    def propose(self, history: SearchHistory, pool: CandidatePool[Any]) -> LongTensor:
         """One candidate for every run, ``(R,)``, not tried before in that run.
 
         Args:
@@ -28,7 +34,7 @@ class SearchStrategy(ABC):
             pool: The candidates.
         """
 
-    def ask(self, history: SearchHistory, pool: CandidatePool, q: int = 1) -> LongTensor:  # type: ignore[type-arg]
+    def ask(self, history: SearchHistory, pool: CandidatePool[Any], q: int = 1) -> LongTensor:
         """``q`` candidates for every run, ``(R, q)``, without repeats.
 
         Chosen one after the other, each knowing those before it as running.
@@ -48,3 +54,15 @@ class SearchStrategy(ABC):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of :meth:`state_dict`."""
+
+
+def describe(value: Any) -> Any:
+    """Class and arguments of an object as primitives, nested, to recognise it again."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    arguments = {name: describe(item) for name, item in sorted(vars(value).items()) if not name.startswith("_")}
+    return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **arguments}

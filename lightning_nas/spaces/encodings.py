@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +15,23 @@ from lightning_nas.spaces.categorical import CategoricalSpace
 from lightning_nas.spaces.nasbench201 import NASBench201
 
 
-class Encoding(Protocol):
+class Encoding(ABC):
     """Turns every member of a space into a feature vector."""
 
-    def __call__(self, space: SearchSpace[Any]) -> Tensor:
+    @abstractmethod
+    def encode(self, space: SearchSpace[Any]) -> Tensor:
         """Features of all members in index order, ``(N, D)`` float."""
-        ...
 
 
-class OneHotEncoding:
+class OneHotEncoding(Encoding):
     """One-hot choice at every position; squared distances are twice the number of differing positions.
 
     Example:
-        >>> OneHotEncoding()(NASBench201()).shape
+        >>> OneHotEncoding().encode(NASBench201()).shape
         torch.Size([15625, 30])
     """
 
-    def __call__(self, space: SearchSpace[Any]) -> Tensor:
+    def encode(self, space: SearchSpace[Any]) -> Tensor:
         """Features of all members, ``(N, sum of choices)``."""
         if not isinstance(space, CategoricalSpace):
             raise EncodingError(f"OneHotEncoding: got the space {space.name!r}, expected one of categorical choices")
@@ -38,15 +39,15 @@ class OneHotEncoding:
         return torch.cat(columns, dim=1).float()
 
 
-class PathEncoding:
+class PathEncoding(Encoding):
     """Which operation sequences lead from the cell's input to its output (BANANAS, arXiv 1910.11858).
 
     Example:
-        >>> PathEncoding()(NASBench201()).sum(dim=1).max()
+        >>> PathEncoding().encode(NASBench201()).sum(dim=1).max()
         tensor(4.)
     """
 
-    def __call__(self, space: SearchSpace[Any]) -> Tensor:
+    def encode(self, space: SearchSpace[Any]) -> Tensor:
         """Features of all members, ``(N, 155)`` for NAS-Bench-201."""
         if not isinstance(space, NASBench201):
             raise EncodingError(f"PathEncoding: got the space {space.name!r}, expected nasbench201")

@@ -1,0 +1,315 @@
+"""Search for architectures with a trained module's embeddings, after ``fit`` or under ``lightning-nas search``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from lightning_nas.benchmarks.base import Benchmark
+from lightning_nas.callbacks.progress import SearchProgress
+from lightning_nas.errors import SearchStateError, UsageError
+from lightning_nas.files import ensure_writable, write_atomically
+from lightning_nas.provenance import provenance
+from lightning_nas.search.history import SearchHistory
+from lightning_nas.search.loop import best_so_far, search_rounds
+from lightning_nas.search.pool import CandidatePool
+from lightning_nas.search.strategy import SearchStrategy, describe
+
+
+class SearchCallback(Callback):
+    """Runs search strategies over the module's embeddings of the whole space, and reports.
+
+    Works when ``fit`` ends, and alone under ``lightning-nas search``. Every strategy's history is written to the run
+    folder after each round; the same command continues from there, and a finished search is only reported again.
+    With several processes the runs are split among them; the result is the one a single process finds.
+
+    Leaves in the run folder: ``search/<strategy>.pt`` (histories), ``trials.csv``, ``summary.md``, ``genotype.json``,
+    ``regret.png`` and ``.pdf``, and TensorBoard scalars ``search/incumbent``, ``search/test``, ``search/regret``,
+    ``search/num_queries`` (means over runs).
+
+    Args:
+        benchmark: Scores the candidates; selection is on validation, reporting on test accuracy.
+        strategies: Strategies to run one after the other, by the name they have in tables and files.
+        num_queries: Evaluations per run.
+        num_runs: Independent runs of every strategy, side by side.
+        batch_size: Candidates asked for at a time in each run, q.
+        seed: Seed of the search; run r draws from (seed, r, query), so strategies share their random starts.
+        ledger: What the published numbers are, for ``lightning-nas report --record``: name, title, source,
+            reference_protocol, our_protocol, scale, notes, published.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,  # type: ignore[type-arg]  # jsonargparse cannot read Benchmark[A]
+        strategies: dict[str, SearchStrategy],
+        num_queries: int = 100,
+        num_runs: int = 1,
+        batch_size: int = 1,
+        seed: int = 0,
+        ledger: dict[str, Any] | None = None,
+    ) -> None:
+        if min(num_queries, num_runs, batch_size) < 1 or not strategies:
+            raise UsageError(
+                f"SearchCallback(num_queries={num_queries}, num_runs={num_runs}, batch_size={batch_size}, "
+                f"strategies={list(strategies)}): expected positive numbers and at least one strategy"
+            )
+        self.benchmark = benchmark
+        self.strategies = strategies
+        self.num_queries, self.num_runs, self.batch_size, self.seed = num_queries, num_runs, batch_size, seed
+        self.ledger = ledger
+        self._embeddings: Tensor | None = None
+        self._folder = Path()
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether any strategy works on the trained module's embeddings."""
+        return any(strategy.needs_embeddings for strategy in self.strategies.values())
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check everything that can be checked before the work starts."""
+        if trainer.fast_dev_run or stage not in ("fit", "predict"):  # type: ignore[attr-defined]
+            return
+        space = getattr(getattr(trainer, "datamodule", None), "space", None)
+        if space != self.benchmark.space:
+            raise UsageError(
+                f"SearchCallback: the data are of the space {getattr(space, 'name', None)!r}, the benchmark of "
+                f"{self.benchmark.space.name!r}; expected the same"
+            )
+        if self.num_queries > len(space):
+            raise UsageError(f"SearchCallback(num_queries={self.num_queries}): the space has only {len(space)} members")
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective: every rank must ask
+        if trainer.is_global_zero:
+            ensure_writable(self._folder / "search")
+        for name in self.strategies:
+            self._check_identity(self._load(name), name)
+        self.benchmark.prepare()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Embed the whole space and search."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        outputs = []
+        was_training = pl_module.training
+        pl_module.eval()
+        with torch.no_grad():
+            for number, batch in enumerate(trainer.datamodule.predict_dataloader()):  # type: ignore[attr-defined]
+                outputs.append(pl_module.predict_step(trainer.strategy.batch_to_device(batch), number))
+        pl_module.train(was_training)
+        self._embeddings = self._assemble(outputs)
+        self._search(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what an earlier call collected."""
+        self._outputs: list[tuple[Tensor, Tensor]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect this process's share of the embeddings."""
+        self._outputs.append(outputs)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the embeddings of all processes together and search, when called by ``search``."""
+        if trainer.fast_dev_run or not getattr(trainer, "searching", False):  # type: ignore[attr-defined]
+            return
+        share = self._assemble(self._outputs)
+        # Every cell is embedded by one process and zero elsewhere, so the sum is the whole table.
+        self._embeddings = trainer.strategy.reduce(share, reduce_op="sum").cpu()
+        self._search(trainer)
+
+    def _assemble(self, outputs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        index, values = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+        table = values.new_zeros(len(self.benchmark.space), values.shape[1])  # type: ignore[arg-type]
+        table[index] = values
+        return table
+
+    def _search(self, trainer: Trainer) -> None:
+        assert self._embeddings is not None
+        pool: CandidatePool[Any] = CandidatePool(self.benchmark.space, embeddings=self._embeddings.cpu())  # type: ignore[arg-type]
+        histories, seconds = {}, {}
+        for name, strategy in self.strategies.items():
+            started = time.perf_counter()
+            histories[name] = self._run_strategy(trainer, name, strategy, pool)
+            seconds[name] = round(time.perf_counter() - started, 2)
+        if trainer.is_global_zero:
+            self._report(histories, pool, seconds)
+        trainer.strategy.barrier("search")
+
+    def _run_strategy(
+        self, trainer: Trainer, name: str, strategy: SearchStrategy, pool: CandidatePool[Any]
+    ) -> SearchHistory:
+        """All rounds of one strategy; every process holds the whole history and works on its own runs."""
+        saved = trainer.strategy.broadcast(self._load(name), 0)  # one reader, one answer
+        everything = SearchHistory.empty(self.num_runs, self.num_queries, self.seed)
+        if saved is not None:
+            self._check_identity(saved, name)
+            _copy_into(everything, SearchHistory.from_state_dict(saved["history"]))
+        mine = slice(trainer.global_rank, None, trainer.world_size)
+        if saved is not None:
+            strategy.load_state_dict({key: value[mine] for key, value in saved["strategy"].items()})
+        local = everything.rows(mine)
+        progress = SearchProgress(name, self.num_queries, self.benchmark, enabled=trainer.is_global_zero)
+        writer = _summary_writer(trainer, name)
+        with progress:
+            progress.update(everything)
+            for current in search_rounds(strategy, local, pool, self.benchmark, self.batch_size):
+                everything = _gather(trainer, current, self.num_runs)
+                learned = {
+                    key: _gather_rows(trainer, value, self.num_runs) for key, value in strategy.state_dict().items()
+                }
+                if trainer.is_global_zero:
+                    self._save(name, everything, learned, pool)
+                    self._log(writer, everything)
+                progress.update(everything)
+        if writer is not None:
+            writer.close()
+        return everything
+
+    def _log(self, writer: Any, history: SearchHistory) -> None:
+        if writer is None:
+            return
+        valid, test = best_so_far(history)
+        step = history.length
+        writer.add_scalar("search/incumbent", valid, step)
+        writer.add_scalar("search/test", test, step)
+        writer.add_scalar("search/num_queries", step, step)
+        if self.benchmark.optimum is not None:
+            writer.add_scalar("search/regret", self.benchmark.optimum - test, step)
+
+    def _identity(self, name: str) -> dict[str, Any]:
+        """Everything that shapes a history except its length; JSON turns tuples into lists as reading back does."""
+        identity = {
+            "strategy": describe(self.strategies[name]),
+            "benchmark": self.benchmark.identity(),
+            "seed": self.seed,
+            "num_runs": self.num_runs,
+            "batch_size": self.batch_size,
+        }
+        return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
+
+    def _fingerprint(self, name: str) -> str | None:
+        if self._embeddings is None or not self.strategies[name].needs_embeddings:
+            return None
+        return hashlib.sha256(self._embeddings.cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def _check_identity(self, saved: dict[str, Any] | None, name: str) -> None:
+        if saved is None:
+            return
+        now, then = self._identity(name), saved["identity"]
+        changed = [key for key in now if now[key] != then.get(key)]
+        prints = self._fingerprint(name), saved["embeddings"]
+        if None not in prints and prints[0] != prints[1]:
+            changed.append("embeddings")
+        longest = saved["history"]["indices"].shape[1]
+        if longest > self.num_queries:
+            changed.append(f"num_queries (was {longest})")
+        if changed:
+            raise SearchStateError(
+                f"{self._path(name)}: this search was made with another {', '.join(changed)}; "
+                "choose another --run_dir, or delete this folder's 'search' to start again"
+            )
+
+    def _path(self, name: str) -> Path:
+        return self._folder / "search" / f"{name}.pt"
+
+    def _load(self, name: str) -> dict[str, Any] | None:
+        path = self._path(name)
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+        except Exception as error:  # a damaged file can fail in many ways
+            raise SearchStateError(f"{path}: cannot be read ({error}); delete it to search again") from error
+
+    def _save(self, name: str, history: SearchHistory, learned: dict[str, Tensor], pool: CandidatePool[Any]) -> None:
+        state = {
+            "history": history.state_dict(),
+            "strategy": learned,
+            "identity": self._identity(name),
+            "embeddings": self._fingerprint(name),
+        }
+        with write_atomically(self._path(name), "wb") as file:
+            torch.save(state, file)
+
+    def _report(self, histories: dict[str, SearchHistory], pool: CandidatePool[Any], seconds: dict[str, float]) -> None:
+        from lightning_nas.report import write_search_report  # matplotlib, so only when there is something to draw
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        path = self._folder / "search" / "search.json"
+        if path.exists():  # a repeated command spends no time on what was done before: keep the first measurement
+            earlier = json.loads(path.read_text()).get("seconds", {})
+            seconds = {name: max(value, earlier.get(name, 0.0)) for name, value in seconds.items()}
+        record = {
+            "space": self.benchmark.space.name,
+            "benchmark": self.benchmark.identity(),
+            "optimum": self.benchmark.optimum,
+            "epochs": self.benchmark.epochs,
+            "num_queries": self.num_queries,
+            "num_runs": self.num_runs,
+            "seed": self.seed,
+            "seconds": seconds,
+            **provenance(),
+            "ledger": self.ledger,
+        }
+        with write_atomically(path) as file:
+            json.dump(record, file, indent=2)
+        hint = f"lightning-nas report {self._folder}"
+        text = write_search_report(self._folder, histories, pool, self.benchmark, hint)
+        Console().print(Markdown(text))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop the benchmark's workers."""
+        self.benchmark.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop the benchmark's workers, also after Ctrl-C."""
+        self.benchmark.close()
+
+
+def _copy_into(target: SearchHistory, source: SearchHistory) -> None:
+    """Continue a shorter history in a longer one."""
+    state, given = target.state_dict(), source.state_dict()
+    for name in ("indices", "epochs", "valid", "test", "cost", "status"):
+        state[name][:, : source.capacity] = given[name]
+
+
+def _gather_rows(trainer: Trainer, rows: Tensor, total: int) -> Tensor:
+    """Rows r, r + W, … of every process r of W, put together in order: ``(ceil or floor(R / W), …)`` -> ``(R, …)``."""
+    world = trainer.world_size
+    if world == 1:
+        return rows
+    most = -(-total // world)
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    gathered = trainer.strategy.all_gather(padded)  # (W, most, …)
+    return gathered.transpose(0, 1).flatten(0, 1)[:total].cpu()
+
+
+def _gather(trainer: Trainer, local: SearchHistory, total: int) -> SearchHistory:
+    state = local.state_dict()
+    gathered = {name: _gather_rows(trainer, value, total) for name, value in state.items() if name != "seed"}
+    return SearchHistory.from_state_dict({"seed": local.seed, **gathered})
+
+
+def _summary_writer(trainer: Trainer, name: str) -> Any:
+    """One TensorBoard run per strategy, so that their curves share a chart; None for other loggers."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    if not loggers or not trainer.is_global_zero:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(Path(loggers[0].log_dir) / "search" / "tensorboard" / name))

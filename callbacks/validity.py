@@ -1,0 +1,81 @@
+"""Validity and uniqueness of cells decoded from the prior."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_nas.errors import UsageError
+from lightning_nas.metrics import uniqueness, validity
+from lightning_nas.spaces.base import CellGraph
+
+
+class GraphAutoencoder(Protocol):
+    """What the callback asks of a module, besides being a LightningModule."""
+
+    def encode(self, graph: CellGraph) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of every vertex."""
+        ...
+
+    def decode(self, z: Tensor) -> Any:
+        """Logits of operations and arcs."""
+        ...
+
+    def discretise(self, decoded: Any) -> CellGraph:
+        """Most probable graph."""
+        ...
+
+
+class PriorValidity(Callback):
+    """Decodes random latent points and logs which share are cells of the space (arXiv 2006.06936, Table 1).
+
+    Points are normal with the mean and standard deviation that the training cells have at each vertex and dimension,
+    as in the released code. Logs ``val/validity`` and ``val/uniqueness`` (strict: labels and wiring), and, where the
+    space defines it, ``val/validity_published`` and ``val/uniqueness_published`` (the released code's weaker test).
+
+    Args:
+        num_samples: Latent points decoded.
+        every_n_epochs: Epochs between measurements; the last epoch always counts.
+        seed: Seed of the points, the same at every measurement.
+    """
+
+    def __init__(self, num_samples: int = 10_000, every_n_epochs: int = 1, seed: int = 0) -> None:
+        if num_samples < 1 or every_n_epochs < 1:
+            raise UsageError(
+                f"PriorValidity(num_samples={num_samples}, every_n_epochs={every_n_epochs}): expected >= 1"
+            )
+        self.num_samples, self.every_n_epochs, self.seed = num_samples, every_n_epochs, seed
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure after the epochs that are due; every process measures the same points."""
+        epoch = trainer.current_epoch + 1
+        due = epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+        if trainer.sanity_checking or not due:
+            return
+        for name, value in self.measure(trainer, pl_module).items():
+            pl_module.log(f"val/{name}", value, rank_zero_only=False, sync_dist=False)
+
+    @torch.no_grad()
+    def measure(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
+        """Shares of valid and of unique cells among decoded latent points."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        batches = data.cells(data.train_indices)
+        mu = torch.cat([pl_module.encode(trainer.strategy.batch_to_device(graph))[0].cpu() for _, graph in batches])
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(self.num_samples, *mu.shape[1:], generator=generator)
+        z = (noise * mu.std(dim=0) + mu.mean(dim=0)).to(pl_module.device)
+        decoded = pl_module.discretise(pl_module.decode(z))
+        graphs = CellGraph(decoded.ops.cpu(), decoded.adjacency.cpu())
+        space = data.space
+        values = {
+            "validity": float(validity(space, graphs)),
+            "uniqueness": float(uniqueness(graphs, space.is_valid(graphs))),
+        }
+        if hasattr(space, "is_valid_published"):
+            loose = space.is_valid_published(graphs)
+            values["validity_published"] = float(loose.float().mean())
+            values["uniqueness_published"] = float(uniqueness(graphs, loose))
+        return values

@@ -1,0 +1,82 @@
+"""The console script: looks at the verb before it imports anything heavy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+HELP = """\
+usage: lightning-nas VERB [options]        (lightning-nas VERB --help explains the options of each)
+
+Train and search (a PyTorch Lightning command line; --config takes a file or the name of a shipped experiment):
+  fit        train a method, then run the searches of its configuration
+  search     search with a trained method's embeddings; continues where it was stopped
+  validate   measure a trained method on held-out cells
+  test       measure a trained method on test cells
+  predict    embed or score a whole space
+
+Data and results:
+  data       prepare published benchmark tables, list what is there
+  spaces     list the search spaces, look at single architectures
+  report     compare finished runs, render the results ledger
+
+First steps:
+  lightning-nas fit --config demo            pre-train and search on a laptop, offline, in a few minutes
+  lightning-nas search --config NAME --print_config
+"""
+
+# Verbs without a model; their modules import no torch.
+PLAIN = {
+    "data": "lightning_nas.data_cli",
+    "spaces": "lightning_nas.data_cli",
+    "report": "lightning_nas.report_cli",
+}
+LIGHTNING = ("fit", "validate", "test", "predict", "search")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a verb; mistakes a user can mend end in one line and status 2.
+
+    Args:
+        argv: What was typed behind ``lightning-nas``; None for ``sys.argv``.
+    """
+    from lightning_nas.errors import NASError
+
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP)
+        return
+    try:
+        _run(args[0], args[1:])
+    except NASError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command continues from what was saved\n")
+        raise SystemExit(130) from None
+
+
+def _run(verb: str, args: list[str]) -> None:
+    if verb in PLAIN:
+        from jsonargparse import auto_cli
+
+        module = import_module(PLAIN[verb])
+        auto_cli(getattr(module, verb), args=module.arguments(verb, args), prog=f"lightning-nas {verb}")
+    elif verb in LIGHTNING:
+        from lightning_nas.nascli import run
+
+        run(verb, args)
+    else:
+        from difflib import get_close_matches
+
+        from lightning_nas.errors import UsageError
+
+        verbs = [*LIGHTNING, *PLAIN]
+        near = get_close_matches(verb, verbs, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"got the verb {verb!r}, expected one of {', '.join(verbs)}{hint}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""LightningCLI with a run folder, shipped configurations and the subcommand ``search``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+
+# Short class names in YAML and on the command line work for what is imported here.
+import lightning_nas.callbacks.projector
+import lightning_nas.callbacks.search
+import lightning_nas.callbacks.validity
+import lightning_nas.datamodules.cells
+import lightning_nas.modules.arch2vec  # noqa: F401
+from lightning_nas.errors import RunFolderError, UsageError
+from lightning_nas.files import ensure_writable
+from lightning_nas.trainer import NASTrainer
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Shipped experiments by name, for example ``arch2vec/nasbench201``."""
+    root = Path(str(files("lightning_nas.configs")))
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def resolve_config(name: str) -> str:
+    """Path of a configuration: an existing file wins, else a shipped name; raises ``UsageError`` for neither."""
+    if Path(name).is_file():
+        return name
+    known = shipped_configs()
+    if name in known:
+        return str(known[name])
+    near = get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"--config {name}: neither a file nor a shipped configuration ({', '.join(known)}){hint}")
+
+
+def expand_configs(args: list[str]) -> tuple[list[str], str]:
+    """Replace shipped names by their paths.
+
+    Args:
+        args: Arguments behind the subcommand.
+
+    Returns:
+        The arguments, and the default run folder: ``runs/`` and the first configuration's name.
+    """
+    expanded, folder = [], "runs/default"
+    for place, arg in enumerate(args):
+        name = None
+        if arg.startswith("--config="):
+            name = arg.removeprefix("--config=")
+        elif place and args[place - 1] == "--config":
+            name = arg
+        if name is None:
+            expanded.append(arg)
+            continue
+        path = resolve_config(name)
+        expanded.append(arg.removesuffix(name) + path)
+        if folder == "runs/default":
+            shipped = {str(file): key for key, file in shipped_configs().items()}
+            # A config.yaml that fit left in a run folder belongs to that folder.
+            own = Path(path).parent if re.fullmatch(r"(\w+_)?config\.yaml", Path(path).name) else None
+            folder = f"runs/{shipped[path]}" if path in shipped else str(own or Path("runs") / Path(path).stem)
+    return expanded, folder
+
+
+class NASCLI(LightningCLI):
+    """Adds ``search`` and ``--run_dir``, the one folder for configuration, checkpoints, TensorBoard and results.
+
+    Args:
+        run_dir: Default of ``--run_dir``.
+    """
+
+    def __init__(self, run_dir: str) -> None:
+        self._default_run_dir = run_dir
+        super().__init__(
+            trainer_class=NASTrainer,
+            trainer_defaults={"callbacks": [_last_checkpoint()]},
+            save_config_kwargs={"overwrite": True},  # guarded by _guard_run_folder
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs and ``search``."""
+        return {**LightningCLI.subcommands(), "search": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder, and let sizes travel from the data to the model."""
+        parser.add_argument(
+            "--run_dir",
+            type=str,
+            default=self._default_run_dir,
+            help="Folder of this run: configuration, checkpoints, TensorBoard, results.",
+        )
+        parser.link_arguments("data.num_ops", "model.init_args.num_ops", apply_on="instantiate")
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder."""
+        return Path(self._get(self.config, "run_dir"))
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a run folder that cannot be used before anything is built."""
+        ensure_writable(self.run_dir)
+        self._guard_run_folder()
+        name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}_config.yaml"
+        self.save_config_kwargs = {**self.save_config_kwargs, "config_filename": name}
+
+    def _guard_run_folder(self) -> None:
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        starts_anew = self.subcommand == "fit" and self._get(self.config, "ckpt_path") is None
+        if starts_anew and last.exists() and not self._get(self.config, "trainer.fast_dev_run"):
+            raise RunFolderError(
+                f"{self.run_dir} holds a trained model; continue it with '--ckpt_path last', choose another folder "
+                f"with '--run_dir FOLDER', or delete it to start again"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> NASTrainer:
+        """Point logger and checkpoints at the run folder, unless the configuration has a logger of its own."""
+        kwargs["default_root_dir"] = str(self.run_dir)
+        if self._get(self.config_init, "trainer.logger") in (None, True):
+            kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="", version="", default_hp_metric=False)
+        return super().instantiate_trainer(**kwargs)  # type: ignore[return-value]
+
+
+def _last_checkpoint() -> ModelCheckpoint:
+    """The state at the end of every epoch, to continue from; written to a temporary file first."""
+    return ModelCheckpoint(save_top_k=0, save_last=True, save_on_train_epoch_end=True)
+
+
+def run(verb: str, args: list[str]) -> None:
+    """Run a Lightning verb.
+
+    Args:
+        verb: ``fit``, ``validate``, ``test``, ``predict`` or ``search``.
+        args: What was typed behind it.
+    """
+    expanded, run_dir = expand_configs(args)
+    # LightningCLI reads sys.argv, and so do the further processes of a distributed run.
+    sys.argv[1:] = [verb, *expanded]
+    NASCLI(run_dir)

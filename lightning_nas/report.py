@@ -1,0 +1,358 @@
+"""What a search leaves in its run folder (every trial, summary, best architecture, figure), and reading it back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_nas.benchmarks.base import Benchmark
+from lightning_nas.errors import NASError, RunFolderError, UsageError
+from lightning_nas.files import write_atomically
+from lightning_nas.ledger import Result, Row
+from lightning_nas.outcomes import Outcome, outcome, outcome_table, paired_difference
+from lightning_nas.plots import regret_figure, save_figure
+from lightning_nas.search.history import SearchHistory, Status
+from lightning_nas.search.pool import CandidatePool
+from lightning_nas.tables import markdown_table
+
+TRIALS = ("strategy", "run", "query", "architecture", "epochs", "valid", "test", "cost", "status")
+
+
+def write_search_report(
+    folder: Path,
+    histories: Mapping[str, SearchHistory],
+    pool: CandidatePool[Any],
+    benchmark: Benchmark[Any],
+    retrain_hint: str,
+) -> str:
+    """Write ``trials.csv``, ``summary.md``, ``genotype.json``, ``regret.png`` and ``regret.pdf``, each atomically.
+
+    Args:
+        folder: Run folder.
+        histories: Runs of each strategy, finished or not, by name.
+        pool: What the histories' indices mean.
+        benchmark: What scored them.
+        retrain_hint: What to type to train the best architecture from scratch.
+
+    Returns:
+        The summary, for the terminal.
+
+    Raises:
+        RunFolderError: The folder cannot be written.
+    """
+    write_trials(folder / "trials.csv", histories, pool)
+    outcomes = {name: outcome(history) for name, history in histories.items()}
+    best = best_genotype(histories, outcomes, pool, benchmark)
+    if best is not None:
+        with write_atomically(folder / "genotype.json") as file:
+            json.dump(best, file, indent=2, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+    text = _summary(histories, outcomes, best, benchmark, retrain_hint)
+    with write_atomically(folder / "summary.md") as file:
+        file.write(text)
+    save_figure(regret_figure(histories, benchmark.optimum), folder / "regret")
+    return text
+
+
+def write_trials(path: Path, histories: Mapping[str, SearchHistory], pool: CandidatePool[Any]) -> None:
+    """Write one line for each evaluation that was asked for; an unknown number is left empty.
+
+    Args:
+        path: The CSV file.
+        histories: Runs of each strategy, by name.
+        pool: What the histories' indices mean.
+    """
+    space, members = pool.space, pool.members
+    with write_atomically(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TRIALS)
+        for name, history in histories.items():
+            asked = (history.status != Status.EMPTY).numpy()
+            run, query = asked.nonzero()
+            columns = (
+                history.runs.numpy()[run],
+                query + 1,
+                _texts(history.indices.numpy()[asked], lambda index: space.format(members[int(index)])),
+                history.epochs.numpy()[asked],
+                *(_texts(scores.numpy()[asked], _number) for scores in (history.valid, history.test, history.cost)),
+                _texts(history.status.numpy()[asked], lambda status: Status(int(status)).name.lower()),
+            )
+            rows = zip(*(column.tolist() for column in columns), strict=True)
+            writer.writerows((name, *row) for row in rows)
+
+
+def best_genotype(
+    histories: Mapping[str, SearchHistory],
+    outcomes: Mapping[str, Outcome],
+    pool: CandidatePool[Any],
+    benchmark: Benchmark[Any],
+) -> dict[str, Any] | None:
+    """The architecture with the best validation accuracy of all runs of all strategies; None before the first score."""
+    scored = {name: np.nan_to_num(end.valid, nan=-np.inf) for name, end in outcomes.items() if end.scored.any()}
+    if not scored:
+        return None
+    strategy = max(scored, key=lambda name: float(scored[name].max()))
+    row, end = int(scored[strategy].argmax()), outcomes[strategy]
+    arch = pool.members[int(histories[strategy].indices[row, end.column[row]])]
+    return {
+        "space": pool.space.name,
+        "architecture": pool.space.format(arch),
+        "index": pool.space.index(arch),
+        "valid": float(end.valid[row]),
+        "test": None if math.isnan(end.test[row]) else float(end.test[row]),
+        "strategy": strategy,
+        "run": int(end.runs[row]),
+        "query": int(end.column[row]) + 1,
+        "benchmark": benchmark.identity(),
+    }
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A search run as read back from its folder; the fields are those of ``search/search.json``.
+
+    Attributes:
+        folder: The run folder.
+        space: Name of the search space.
+        benchmark: Identity of the benchmark.
+        optimum: Best reachable test accuracy in percent, if known.
+        epochs: Fidelity of the evaluations.
+        num_queries: Budget of each run.
+        num_runs: Runs asked for.
+        seed: Seed of the search.
+        seconds: Wall-clock seconds of each strategy.
+        command: What was typed.
+        commit: Revision of the code, if known.
+        versions: Package versions.
+        ledger: What the ledger says about this experiment, if it has a place there.
+        date: Day the run was last written, ``YYYY-MM-DD``.
+        histories: The runs of each strategy.
+    """
+
+    folder: Path
+    space: str
+    benchmark: dict[str, Any]
+    optimum: float | None
+    epochs: int
+    num_queries: int
+    num_runs: int
+    seed: int
+    seconds: dict[str, float]
+    command: str
+    commit: str | None
+    versions: dict[str, str]
+    ledger: dict[str, Any] | None
+    date: str
+    histories: dict[str, SearchHistory]
+
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        """Where the runs of each strategy ended."""
+        return {name: outcome(history) for name, history in self.histories.items()}
+
+
+def load_run(folder: Path) -> RunResult:
+    """Read a search run, finished or interrupted.
+
+    Args:
+        folder: The run folder, which holds ``search/search.json`` and ``search/<strategy>.pt``.
+
+    Raises:
+        RunFolderError: It is no such folder, or a file in it is damaged.
+    """
+    info = _read_info(folder / "search" / "search.json")
+    histories = {path.stem: _read_history(path) for path in sorted((folder / "search").glob("*.pt"))}
+    if not histories:
+        raise RunFolderError(f"{folder}: holds no search/<strategy>.pt; the search was stopped before its first round")
+    order = [name for name in info["seconds"] if name in histories]
+    order += [name for name in histories if name not in order]
+    written = datetime.fromtimestamp((folder / "search" / "search.json").stat().st_mtime, UTC)
+    return RunResult(
+        folder=folder,
+        date=f"{written:%Y-%m-%d}",
+        histories={name: histories[name] for name in order},
+        **info,
+    )
+
+
+def summarise_search(run: RunResult) -> Result:
+    """The ledger's entry of a search run: a test and a validation row for each strategy.
+
+    Args:
+        run: A run whose ``ledger`` says name, title, source, reference_protocol, our_protocol and scale, and perhaps
+            notes and ``published``: ``{strategy: {"test": "94.18 ± 0.24", "valid": …}}``.
+
+    Raises:
+        UsageError: The run has no place in the ledger, or its entry is incomplete.
+    """
+    where = f"{run.folder / 'search' / 'search.json'}: ledger"
+    if run.ledger is None:
+        raise UsageError(f"{where}: got none; give the SearchCallback a 'ledger' to record its runs")
+    entry = dict(run.ledger)
+    published, notes = entry.pop("published", None) or {}, entry.pop("notes", None) or ()
+    expected = {"name", "title", "source", "reference_protocol", "our_protocol", "scale"}
+    if set(entry) != expected:
+        raise UsageError(f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps notes, published")
+    unknown = sorted(set(published) - set(run.histories))
+    if unknown:
+        raise UsageError(f"{where}: published names the strategies {unknown}, expected some of {list(run.histories)}")
+    rows = []
+    for strategy, end in run.outcomes.items():
+        seeds = f"seed {run.seed}, runs {_ranges(end.runs[end.scored].tolist())}"
+        said = published.get(strategy) or {}
+        for part, metric, values in (("test", "test accuracy", end.test), ("valid", "validation accuracy", end.valid)):
+            known = values[~np.isnan(values)].tolist()
+            if not known:
+                continue
+            paper = str(said.get(part) or "")
+            rows.append(Row.of(known, label=strategy, metric=metric, unit="%", paper=paper, seeds=seeds))
+    return Result(
+        **entry,
+        command=run.command,
+        commit=run.commit,
+        versions=run.versions,
+        date=run.date,
+        seconds=sum(run.seconds.values()) if run.seconds else None,
+        notes=(notes,) if isinstance(notes, str) else tuple(notes),
+        rows=tuple(rows),
+    )
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The run folders at or below a folder, sorted.
+
+    Raises:
+        RunFolderError: There is none.
+    """
+    found = sorted(path.parent.parent for path in folder.rglob("search/search.json"))
+    if not found:
+        raise RunFolderError(
+            f"{folder}: no search run there; expected a folder with search/search.json, as 'lightning-nas search' "
+            "and 'lightning-nas fit' with a SearchCallback leave it"
+        )
+    return found
+
+
+def _summary(
+    histories: Mapping[str, SearchHistory],
+    outcomes: Mapping[str, Outcome],
+    best: Mapping[str, Any] | None,
+    benchmark: Benchmark[Any],
+    retrain_hint: str,
+) -> str:
+    optimum = benchmark.optimum
+    parts = [f"# Search in {benchmark.space.name}\n", _best_text(best, optimum)]
+    unfinished = [_unfinished(name, history) for name, history in histories.items()]
+    if any(unfinished):
+        parts.append("\n".join(line for line in unfinished if line) + "\n")
+    parts.append(
+        "Selected on validation, reported on test: each run's incumbent is its best validation accuracy so far, and "
+        "its test accuracy was never shown to the strategy. Mean ± standard deviation over runs; the best run is the "
+        "one with the best validation accuracy.\n"
+    )
+    parts.append(markdown_table(*outcome_table(outcomes, optimum)))
+    parts += _differences(outcomes)
+    found = "genotype.json: the best architecture; " if best is not None else ""
+    files = f"{found}trials.csv: every evaluation; regret.png, regret.pdf: progress over queries."
+    parts.append(f"Files: {files}\n")
+    if best is not None and retrain_hint:
+        parts.append(f"Next: train the best architecture from scratch:\n\n    {retrain_hint}\n")
+    return "\n".join(parts)
+
+
+def _best_text(best: Mapping[str, Any] | None, optimum: float | None) -> str:
+    if best is None:
+        return "No evaluation has a score yet.\n"
+    test = "unknown" if best["test"] is None else f"{best['test']:.2f} %"
+    known = "" if optimum is None else f" (best reachable {optimum:.2f} %)"
+    return (
+        f"Best architecture: `{best['architecture']}`\n\n"
+        f"Validation {best['valid']:.2f} %, test {test}{known}; index {best['index']}, found by {best['strategy']} "
+        f"in run {best['run']} with query {best['query']}.\n"
+    )
+
+
+def _unfinished(name: str, history: SearchHistory) -> str:
+    """A line of Markdown on what is missing or failed, empty when all is well."""
+    done, failed = int(history.done.sum()), int((history.status == Status.FAILED).sum())
+    total = history.status.numel()
+    facts = [f"interrupted, {done + failed:,} of {total:,} evaluations finished"] if done + failed < total else []
+    facts += [f"{failed:,} evaluations failed"] if failed else []
+    return f"- {name}: {'; '.join(facts)}" if facts else ""
+
+
+def _differences(outcomes: Mapping[str, Outcome]) -> list[str]:
+    means = {name: float(end.valid[end.scored].mean()) for name, end in outcomes.items() if end.scored.any()}
+    if len(means) < 2:
+        return []
+    reference = max(means, key=lambda name: means[name])
+    rows = []
+    for name in means:
+        if name == reference:
+            continue
+        mean, half, n = paired_difference(outcomes[name], outcomes[reference])
+        interval = "-" if math.isnan(half) else f"{mean - half:+.2f} to {mean + half:+.2f}"
+        rows.append([name, "-" if math.isnan(mean) else f"{mean:+.2f}", interval, str(n)])
+    return [
+        f"Test accuracy minus that of {reference} (the best mean validation accuracy), over pairs of runs with equal "
+        "numbers, in percentage points; intervals by the paired t distribution:\n",
+        markdown_table(["strategy", "difference", "95 % interval", "pairs"], rows),
+    ]
+
+
+def _texts(values: np.ndarray, write: Callable[[Any], str]) -> np.ndarray:
+    """Text of each value; only distinct values are formatted, and a search visits few architectures many times."""
+    distinct, inverse = np.unique(values, return_inverse=True)
+    return np.array([write(value) for value in distinct], dtype=object)[inverse]
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.8g}"
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    names = [name for name in RunResult.__dataclass_fields__ if name not in ("folder", "date", "histories")]
+    try:
+        info = json.loads(path.read_text("utf-8"))
+        return {name: info[name] for name in names}
+    except OSError:
+        raise RunFolderError(
+            f"{path.parent.parent}: no run folder of a search, for there is no readable {path.name} in its folder "
+            "'search'; give the folder that the search named when it ended"
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(
+            f"{path}: damaged ({type(error).__name__}: {error}), expected an object with {', '.join(names)}; "
+            "run the search again with --ckpt_path last, which rewrites it"
+        ) from None
+
+
+def _read_history(path: Path) -> SearchHistory:
+    try:
+        return SearchHistory.from_state_dict(torch.load(path, weights_only=True, map_location="cpu")["history"])
+    except (NASError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(
+            f"{path}: not a readable search history ({type(error).__name__}: {error}); "
+            "move the file away and run the search again"
+        ) from error
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``0-4, 7`` for 0, 1, 2, 3, 4, 7."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)
