@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from lightning_nas.errors import NASError, UsageError
+
 HELP = """\
 usage: lightning-nas VERB [options]        (lightning-nas VERB --help explains the options of each)
 
@@ -41,20 +43,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: What was typed behind ``lightning-nas``; None for ``sys.argv``.
     """
-    from lightning_nas.errors import NASError
-
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         sys.stdout.write(HELP)
         return
     try:
         _run(args[0], args[1:])
-    except NASError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command continues from what was saved\n")
         raise SystemExit(130) from None
+    except Exception as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        sys.stderr.write(f"error: {mistake}\n")
+        raise SystemExit(2) from None
+
+
+def _mistake(error: BaseException | None) -> NASError | None:
+    """The user's mistake behind an exception: jsonargparse wraps what a constructor raises in errors of its own."""
+    while error is not None and not isinstance(error, NASError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _run(verb: str, args: list[str]) -> None:
@@ -69,8 +79,6 @@ def _run(verb: str, args: list[str]) -> None:
         run(verb, args)
     else:
         from difflib import get_close_matches
-
-        from lightning_nas.errors import UsageError
 
         verbs = [*LIGHTNING, *PLAIN]
         near = get_close_matches(verb, verbs, n=1)

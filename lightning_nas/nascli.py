@@ -14,14 +14,23 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 # Short class names in YAML and on the command line work for what is imported here.
+import lightning_nas.benchmarks.live
+import lightning_nas.benchmarks.tabular
 import lightning_nas.callbacks.projector
 import lightning_nas.callbacks.search
 import lightning_nas.callbacks.validity
 import lightning_nas.datamodules.cells
-import lightning_nas.modules.arch2vec  # noqa: F401
+import lightning_nas.datamodules.vision
+import lightning_nas.modules.arch2vec
+import lightning_nas.search.evolution
+import lightning_nas.search.local
+import lightning_nas.search.random
+import lightning_nas.spaces.nasbench201  # noqa: F401
 from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.files import ensure_writable
 from lightning_nas.trainer import NASTrainer
+
+VERBS = ("fit", "validate", "test", "predict", "search")
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -88,6 +97,10 @@ class NASCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            # The full usage is a screen of option names; --help has it with explanations.
+            parser_kwargs={
+                verb: {"usage": f"lightning-nas {verb} [--config FILE_OR_NAME] [options]"} for verb in VERBS
+            },
         )
 
     @staticmethod
