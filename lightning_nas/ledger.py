@@ -132,13 +132,20 @@ class Result:
     rows: tuple[Row, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "notes", tuple(self.notes))
-        object.__setattr__(self, "rows", tuple(self.rows))
         where = f"result {self.name!r}"
-        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9_.-]+(/[a-z0-9_.-]+)*", self.name):
+        if not isinstance(self.notes, list | tuple):
+            raise UsageError(f"{where}: got notes = {self.notes!r}, expected a list of strings")
+        object.__setattr__(self, "notes", tuple(self.notes))  # JSON gives lists
+        object.__setattr__(self, "rows", tuple(self.rows))
+        if not isinstance(self.name, str) or not re.fullmatch(
+            r"[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)*", self.name
+        ):
             raise UsageError(f"{where}: expected lower-case words joined by '/', such as 'arch2vec/nasbench201_search'")
         named = ("title", "source", "reference_protocol", "our_protocol", "scale", "command", "date")
         _require_text(where, **{field: getattr(self, field) for field in named})
+        _require_text(where, **{f"notes[{i}]": note for i, note in enumerate(self.notes)})
+        if self.commit is not None:
+            _require_text(where, commit=self.commit)
         if not isinstance(self.versions, dict) or not all(isinstance(v, str) for v in self.versions.values()):
             raise UsageError(f"{where}: got versions = {self.versions!r}, expected package names with version strings")
         if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", self.date):
@@ -176,10 +183,11 @@ class Result:
         except json.JSONDecodeError as error:
             raise UsageError(f"{where}: not JSON ({error}); mend it or record the run again") from None
         try:
-            rows = record.get("rows") if isinstance(record, dict) else None
             given = _checked_fields(cls, record, "result")
-            given["rows"] = tuple(Row(**_checked_fields(Row, row, f"row {i}")) for i, row in enumerate(rows or ()))
-            return cls(**given)
+            if not isinstance(given["rows"], list):
+                raise UsageError(f"got rows = {given['rows']!r}, expected a list")
+            rows = (_checked_fields(Row, row, f"row {i}") for i, row in enumerate(given["rows"]))
+            return cls(**(given | {"rows": tuple(Row(**row) for row in rows)}))
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
 

@@ -1,0 +1,136 @@
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_nas.plots import PALETTE, incumbent_curves, regret_figure, save_figure
+from lightning_nas.search.history import SearchHistory
+
+OPTIMUM = 94.0
+
+
+def filled(valid, test, capacity=None):
+    valid, test = (torch.as_tensor(scores, dtype=torch.float64) for scores in (valid, test))
+    made = SearchHistory.empty(len(valid), capacity or valid.shape[1])
+    columns = made.begin(torch.arange(valid.shape[1]).expand(valid.shape).clone(), epochs=12)
+    made.complete(columns, valid, test, torch.full_like(valid, torch.nan))
+    return made
+
+
+@pytest.fixture
+def scores():
+    rng = np.random.default_rng(0)
+    valid, test = rng.uniform(50, 94, (2, 9, 40))
+    valid[rng.random(valid.shape) < 0.2] = np.nan
+    valid[:, 0] = np.nan
+    return valid, test
+
+
+def curves_by_loop(valid, test):
+    best, shown = np.full(valid.shape, np.nan), np.full(valid.shape, np.nan)
+    for run in range(valid.shape[0]):
+        for step in range(valid.shape[1]):
+            seen = valid[run, : step + 1]
+            if not np.isnan(seen).all():
+                best[run, step], shown[run, step] = np.nanmax(seen), test[run, np.nanargmax(seen)]
+    return best, shown
+
+
+def test_curves_agree_with_a_loop(scores):
+    curves = incumbent_curves(filled(*scores, capacity=50))
+    best, shown = curves_by_loop(*scores)
+    np.testing.assert_array_equal(curves.valid, best)
+    np.testing.assert_array_equal(curves.test, shown)
+
+
+def test_curves_end_where_a_run_was_interrupted():
+    made = filled([[1.0, 2.0], [3.0, 1.0]], [[5.0, 6.0], [7.0, 8.0]], capacity=6)
+    made.begin(torch.tensor([[2], [2]]), epochs=12)
+    columns = made.begin(torch.tensor([[3], [3]]), epochs=12)
+    made.complete(columns[:1], torch.tensor([[9.0]], dtype=torch.float64), *torch.ones(2, 1, 1, dtype=torch.float64))
+    np.testing.assert_array_equal(incumbent_curves(made).valid, [[1, 2, 2, 9], [3, 3, np.nan, np.nan]])
+
+
+def test_regret_lines_are_the_medians(scores):
+    history = filled(*scores)
+    figure = regret_figure({"random": history, "gp": history.rows(torch.tensor([2]))}, OPTIMUM)
+    (ax,) = figure.axes
+    regret = OPTIMUM - curves_by_loop(*scores)[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        low, median, high = np.nanquantile(regret, [0.25, 0.5, 0.75], axis=0)
+    known = ~np.isnan(median)
+    line = ax.lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 41)[known])
+    np.testing.assert_allclose(line.get_ydata(), median[known])
+    band = ax.collections[0].get_paths()[0].vertices
+    for edge in (low, high):
+        for point in zip(np.arange(1, 41)[known], edge[known], strict=True):
+            assert np.isclose(band, point).all(axis=1).any()
+    assert len(ax.collections) == 1, "a single run has no band"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["random (9 runs)", "gp (1 run)"]
+    assert "queries" in ax.get_xlabel()
+    assert "percentage points" in ax.get_ylabel()
+    assert "Selected on validation, reported on test" in figure.get_supxlabel()
+
+
+def test_without_optimum_both_accuracies_are_shown(scores):
+    figure = regret_figure({"random": filled(*scores)}, None, "digits")
+    left, right = figure.axes
+    for ax, expected in zip((left, right), curves_by_loop(*scores), strict=True):
+        known = ~np.isnan(expected).all(axis=0)
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), np.nanmedian(expected[:, known], axis=0))
+    assert "validation" in left.get_ylabel()
+    assert "test" in right.get_ylabel()
+    assert figure.get_suptitle() == "digits"
+
+
+def test_log_scale_only_where_it_helps():
+    wide = filled([[1.0, 2.0, 3.0]], [[OPTIMUM - 30, OPTIMUM - 1, OPTIMUM]])
+    narrow = filled([[1.0, 2.0]], [[OPTIMUM - 3, OPTIMUM - 2]])
+    assert regret_figure({"a": wide}, OPTIMUM).axes[0].get_yscale() == "symlog"
+    assert regret_figure({"a": narrow}, OPTIMUM).axes[0].get_yscale() == "linear"
+
+
+def test_many_strategies_stay_apart(scores):
+    history = filled(*scores)
+    (ax,) = regret_figure({f"s{i}": history for i in range(2 * len(PALETTE))}, OPTIMUM).axes
+    looks = {(line.get_color(), str(line._dash_pattern)) for line in ax.lines}
+    assert len(looks) == 2 * len(PALETTE)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("optimum", [OPTIMUM, None])
+def test_empty_histories_make_an_empty_figure(tmp_path, optimum):
+    figure = regret_figure({"random": SearchHistory.empty(3, 5), "gp": SearchHistory.empty(2, 0)}, optimum)
+    assert all(path.stat().st_size for path in save_figure(figure, tmp_path / "regret"))
+    failed = filled([[np.nan, np.nan]], [[np.nan, np.nan]])
+    save_figure(regret_figure({"random": failed}, optimum), tmp_path / "regret")
+
+
+def test_saves_png_and_pdf_repeatably(tmp_path, scores):
+    def save(folder):
+        return save_figure(regret_figure({"random": filled(*scores)}, OPTIMUM), tmp_path / folder / "regret.png")
+
+    first, second = save("a"), save("b")
+    assert [path.name for path in first] == ["regret.png", "regret.pdf"]
+    assert first[0].read_bytes().startswith(b"\x89PNG")
+    assert first[1].read_bytes().startswith(b"%PDF")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, scores, monkeypatch):
+    figure = regret_figure({"random": filled(*scores)}, OPTIMUM)
+    (tmp_path / "regret.png").write_text("old")
+
+    def fail(file, **kwargs):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(figure, tmp_path / "regret")
+    assert (tmp_path / "regret.png").read_text() == "old"
+    assert os.listdir(tmp_path) == ["regret.png"]
