@@ -143,7 +143,8 @@ class Result:
             raise UsageError(f"{where}: expected lower-case words joined by '/', such as 'arch2vec/nasbench201_search'")
         named = ("title", "source", "reference_protocol", "our_protocol", "scale", "command", "date")
         _require_text(where, **{field: getattr(self, field) for field in named})
-        _require_text(where, **{f"notes[{i}]": note for i, note in enumerate(self.notes)})
+        for note in self.notes:
+            _require_text(where, notes=note)
         if self.commit is not None:
             _require_text(where, commit=self.commit)
         if not isinstance(self.versions, dict) or not all(isinstance(v, str) for v in self.versions.values()):

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 
 from lightning_nas.benchmarks.base import Benchmark
-from lightning_nas.errors import NASError, RunFolderError, UsageError
+from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.files import write_atomically
 from lightning_nas.ledger import Result, Row
 from lightning_nas.outcomes import Outcome, outcome, outcome_table, paired_difference
@@ -295,7 +294,8 @@ def _differences(outcomes: Mapping[str, Outcome]) -> list[str]:
     means = {name: float(end.valid[end.scored].mean()) for name, end in outcomes.items() if end.scored.any()}
     if len(means) < 2:
         return []
-    reference = max(means, key=lambda name: means[name])
+    repeated = [name for name in means if outcomes[name].scored.sum() > 1]  # nothing pairs with a single run
+    reference = max(repeated or means, key=lambda name: means[name])
     rows = []
     for name in means:
         if name == reference:
@@ -340,7 +340,7 @@ def _read_info(path: Path) -> dict[str, Any]:
 def _read_history(path: Path) -> SearchHistory:
     try:
         return SearchHistory.from_state_dict(torch.load(path, weights_only=True, map_location="cpu")["history"])
-    except (NASError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its first wrong byte means
         raise RunFolderError(
             f"{path}: not a readable search history ({type(error).__name__}: {error}); "
             "move the file away and run the search again"

@@ -9,17 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from rich.console import Console
 
 from lightning_nas import tables
 from lightning_nas.errors import NASError, UsageError
 from lightning_nas.files import write_atomically
-from lightning_nas.ledger import merge, render_ledger, write_result
-
-if TYPE_CHECKING:
-    from lightning_nas.report import RunResult
+from lightning_nas.ledger import render_ledger
 
 Format = Literal["markdown", "csv", "latex"]
 
@@ -59,12 +56,10 @@ def report(
         raise UsageError("report: got --record without run folders; try 'lightning-nas report runs/a --record ...'")
     if runs and page and record is None:
         raise UsageError("report: got run folders and --ledger; add --record docs/results, or leave one of them out")
-    if runs:
-        found = _load(runs)
-        if record is not None:
-            _record(console, found, record)
-        if not page:
-            _compare(console, found, format, output)
+    if runs and record is not None:
+        _record(console, runs, record)
+    if runs and not page:
+        _compare(console, runs, format, output)
     if page:
         _ledger(console, results, output or Path("RESULTS.md"), check)
 
@@ -99,74 +94,29 @@ def arguments(verb: str, args: Sequence[str]) -> list[str]:
     return [*([f"--runs={json.dumps(folders)}"] if folders else []), *rest]
 
 
-def _load(paths: Sequence[Path]) -> list[RunResult]:
-    from lightning_nas.report import find_runs, load_run
+def _record(console: Console, runs: Sequence[Path], folder: Path) -> None:
+    from lightning_nas.comparison import load_runs, record_runs
 
-    folders = [folder for path in paths for folder in find_runs(path)]
-    return [load_run(folder) for folder in dict.fromkeys(folders)]
-
-
-def _record(console: Console, found: Sequence[RunResult], folder: Path) -> None:
-    from lightning_nas.report import summarise_search
-
-    results = [summarise_search(run) for run in found]
-    for name in dict.fromkeys(result.name for result in results):
-        path = write_result(folder, merge([result for result in results if result.name == name]))
+    for path in record_runs(load_runs(runs), folder):
         _print(console, f"Recorded: {path}")
 
 
-def _compare(console: Console, found: Sequence[RunResult], format: Format, output: Path | None) -> None:
-    header, rows = _rows(found)
-    table = getattr(tables, f"{format}_table")(header, rows)
-    _print(console, table.rstrip("\n"))
+def _compare(console: Console, runs: Sequence[Path], format: Format, output: Path | None) -> None:
+    from lightning_nas.comparison import comparison_figures, comparison_table, load_runs
+
+    found = load_runs(runs)
+    header, rows = comparison_table(found)
+    text = getattr(tables, f"{format}_table")(header, rows)
+    _print(console, text.rstrip("\n"))
     if format == "markdown":
         _print(console, "\nSelected on validation, reported on test; mean ± standard deviation over runs.")
     if output is None:
         return
     path = output / f"report.{SUFFIXES[format]}"
     with write_atomically(path) as file:
-        file.write(table)
-    for written in (path, *_figures(found, output)):
+        file.write(text)
+    for written in (path, *comparison_figures(found, output)):
         _print(console, f"Written: {written}")
-
-
-def _rows(found: Sequence[RunResult]) -> tuple[list[str], list[list[str]]]:
-    """One row for each strategy of each run folder; a column that only some of them have is a dash for the others."""
-    from lightning_nas.outcomes import outcome_table
-
-    records = []
-    for run in found:
-        names, lines = outcome_table(run.outcomes, run.optimum)
-        where = {"space": run.space, "benchmark": _benchmark(run), "folder": str(run.folder)}
-        for line in lines:
-            cells = dict(zip(names, line, strict=True))
-            records.append({"strategy": cells.pop("strategy")} | where | cells)
-    header = list(dict.fromkeys(name for record in records for name in record))
-    return header, [[record.get(name, "-") for name in header] for record in records]
-
-
-def _figures(found: Sequence[RunResult], output: Path) -> list[Path]:
-    """A figure for each benchmark: regrets of different benchmarks do not compare."""
-    from lightning_nas.plots import regret_figure, save_figure
-
-    groups: dict[str, list[RunResult]] = {}
-    for run in found:
-        groups.setdefault(json.dumps([run.benchmark, run.optimum], sort_keys=True), []).append(run)
-    written = []
-    for number, group in enumerate(groups.values(), start=1):
-        names = [name for run in group for name in run.histories]
-        histories = {
-            f"{run.folder.name}: {name}" if names.count(name) > 1 else name: history
-            for run in group
-            for name, history in run.histories.items()
-        }
-        figure = regret_figure(histories, group[0].optimum, f"{group[0].space}, {_benchmark(group[0])}")
-        written += save_figure(figure, output / ("regret" if len(groups) == 1 else f"regret-{number}"))
-    return written
-
-
-def _benchmark(run: RunResult) -> str:
-    return str(run.benchmark.get("dataset") or run.benchmark.get("benchmark") or "unnamed")
 
 
 def _ledger(console: Console, results: Path, page: Path, check: bool) -> None:

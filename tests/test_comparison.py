@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_nas import comparison
+from lightning_nas.errors import UsageError
+from lightning_nas.report import RunResult
+from lightning_nas.search.history import SearchHistory
+
+LEDGER = {key: key for key in ("name", "title", "source", "reference_protocol", "our_protocol", "scale")}
+
+
+def result(folder, *strategies, seed=0, optimum=94.0, dataset="digits", ledger=LEDGER):
+    histories = {}
+    for place, name in enumerate(strategies):
+        history = SearchHistory.empty(3, 4, seed)
+        columns = history.begin(torch.arange(4).repeat(3, 1), epochs=3)
+        scores = np.random.default_rng((seed, place)).uniform(80, 94, (3, 3, 4))
+        history.complete(columns, *torch.from_numpy(scores))
+        histories[name] = history
+    return RunResult(
+        Path(folder), "cells", {"dataset": dataset}, optimum, 3, 4, 3, seed, {}, "lightning-nas search", None, {},
+        ledger, "2026-11-22", histories,
+    )  # fmt: skip
+
+
+def test_columns_that_some_runs_lack_are_dashes():
+    header, rows = comparison.comparison_table([result("a", "random", "gp"), result("b", "gp", optimum=None)])
+    cells = [dict(zip(header, row, strict=True)) for row in rows]
+    assert header[:4] == ["strategy", "space", "benchmark", "folder"]
+    assert [(row["strategy"], row["folder"]) for row in cells] == [("random", "a"), ("gp", "a"), ("gp", "b")]
+    assert cells[0]["test regret (points)"] != "-"
+    assert cells[2]["test regret (points)"] == "-"
+
+
+def test_joint_figure_has_every_history(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(comparison, "regret_figure", lambda histories, *_: drawn.append(list(histories)))
+    monkeypatch.setattr(comparison, "save_figure", lambda _, path: [path])
+    runs = [result("runs/a", "random", "gp"), result("more/a", "random", "gp"), result("c", "dngo")]
+    assert comparison.comparison_figures(runs, tmp_path) == [tmp_path / "regret"]
+    assert drawn == [["runs/a: random", "runs/a: gp", "more/a: random", "more/a: gp", "dngo"]]
+
+
+def test_regrets_of_two_benchmarks_do_not_share_a_figure(tmp_path):
+    written = comparison.comparison_figures([result("a", "gp"), result("b", "gp", dataset="cifar10")], tmp_path)
+    assert [path.name for path in written] == ["regret-1.png", "regret-1.pdf", "regret-2.png", "regret-2.pdf"]
+
+
+def test_seeds_of_one_experiment_are_recorded_as_one(tmp_path):
+    runs = [result("a", "gp"), result("b", "gp", seed=1), result("c", "gp", ledger=LEDGER | {"name": "other"})]
+    assert comparison.record_runs(runs, tmp_path) == [tmp_path / "name.json", tmp_path / "other.json"]
+    test = np.concatenate([run.outcomes["gp"].test for run in runs[:2]])
+    row = comparison.merge([comparison.summarise_search(run) for run in runs[:2]]).rows[0]
+    assert (row.n, row.mean, row.std) == (6, pytest.approx(test.mean()), pytest.approx(test.std(ddof=1)))
+
+
+def test_nothing_is_recorded_when_one_run_is_wrong(tmp_path):
+    with pytest.raises(UsageError, match="ledger"):
+        comparison.record_runs([result("a", "gp"), result("b", "gp", ledger=None)], tmp_path)
+    assert not list(tmp_path.iterdir())
