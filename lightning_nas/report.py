@@ -41,7 +41,7 @@ def write_search_report(
         histories: Runs of each strategy, finished or not, by name.
         pool: What the histories' indices mean.
         benchmark: What scored them.
-        retrain_hint: What to type to train the best architecture from scratch.
+        retrain_hint: What to type next, for example to train the best architecture from scratch; empty for nothing.
 
     Returns:
         The summary, for the terminal.
@@ -265,7 +265,7 @@ def _summary(
     files = f"{found}trials.csv: every evaluation; regret.png, regret.pdf: progress over queries."
     parts.append(f"Files: {files}\n")
     if best is not None and retrain_hint:
-        parts.append(f"Next: train the best architecture from scratch:\n\n    {retrain_hint}\n")
+        parts.append(f"Next:\n\n    {retrain_hint}\n")
     return "\n".join(parts)
 
 

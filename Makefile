@@ -1,0 +1,61 @@
+# Each target sets up what it needs in .venv; a machine with Python 3.11 or newer is enough.
+#
+# Variables:
+#   PYTHON       the Python that makes .venv (default python3)
+#   TORCH_INDEX  package index for torch alone. On Linux, PyPI's torch is a CUDA build of several GB; without a GPU:
+#                  make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#   PIP_ARGS     further arguments of every pip install, for example --index-url of a mirror
+#   ARGS         further arguments of pytest (make test) or of lightning-nas (make demo)
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+PIP_ARGS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install $(PIP_ARGS)
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(VENV)/.dev  ## Make .venv with everything for development
+
+demo: $(VENV)/.run  ## Pre-train and search on this machine, offline; continues where it was stopped
+	$(BIN)/lightning-nas fit --config demo --ckpt_path last $(ARGS)
+
+test: $(VENV)/.dev  ## Run the tests (those on real tables need LIGHTNING_NAS_DATA)
+	OMP_WAIT_POLICY=passive $(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## Check style, types and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell --skip 'runs,build,dist,*.egg-info'
+
+bench: $(VENV)/.dev  ## Run every comparison in tests/bench
+	@set -e; for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean:  ## Remove caches and build outputs; .venv and runs stay
+	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# torch goes first and alone, so that TORCH_INDEX reaches nothing else.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "got $$($(PYTHON) --version), expected Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.torch pyproject.toml
+	$(PIP) -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) -e '.[dev]' -c constraints.txt
+	@touch $(VENV)/.run $@
