@@ -29,10 +29,15 @@ def _gather(adjacency: Tensor, state: Tensor) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Bijective scrambling of 64-bit integers (the finaliser of splitmix64, signed)."""
-    x = (x ^ (x >> 30)) * -4658895280553007687
-    x = (x ^ (x >> 27)) * -7723592293110705685
-    return x ^ (x >> 31)
+    """Bijective scrambling of 64-bit integers (the finaliser of splitmix64)."""
+    x = (x ^ _shift(x, 30)) * -4658895280553007687
+    x = (x ^ _shift(x, 27)) * -7723592293110705685
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Shift right filling with zeros; torch copies the sign, which would drop a bit of the number."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def validity(space: SearchSpace[Any], graphs: CellGraph) -> Tensor:

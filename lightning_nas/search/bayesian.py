@@ -68,10 +68,11 @@ class BayesianSearch(SearchStrategy):
         return self.encoding is None
 
     def propose(self, history: SearchHistory, pool: CandidatePool[Any]) -> LongTensor:
-        """The best candidate by the acquisition function, or a random one while the first fit waits, ``(R,)``."""
+        """The best candidate by the acquisition function, a random one before the first fit or score, ``(R,)``."""
         draws = history.uniforms(2)
+        unguided = pick_unvisited(history, len(pool), draws[:, 0])
         if int(history.count.min()) < self.num_initial:
-            return pick_unvisited(history, len(pool), draws[:, 0])
+            return unguided
         features = pool.features(self.encoding)
         seen = history.prefix(history.length)
         X = features[seen.indices.clamp_min(0)]  # (R, n, d)
@@ -83,7 +84,11 @@ class BayesianSearch(SearchStrategy):
             y = torch.where(running, model.posterior(X).mean[..., 0].double(), y)
             observed = observed | running
             model = self.surrogate.fit(X, y, observed, draws[:, 1])
-        best = torch.where(seen.done, seen.valid, -torch.inf).amax(dim=1).to(features.dtype)
+        # A run may have no score yet: everything failed, or the first batch still runs.
+        scored = seen.done.any(dim=1)
+        best = torch.where(seen.done, seen.valid, -torch.inf).amax(dim=1)
+        best = torch.where(scored, best, 0.0).to(features.dtype)
         # Empty slots repeat the run's first candidate, which is visited anyway.
         visited = torch.where(seen.indices < 0, seen.indices[:, :1], seen.indices)
-        return self.acquisition.choose(model, best, features, visited, draws[:, 0])  # type: ignore[arg-type]
+        chosen = self.acquisition.choose(model, best, features, visited, draws[:, 0])  # type: ignore[arg-type]
+        return torch.where(scored, chosen, unguided)  # type: ignore[return-value]

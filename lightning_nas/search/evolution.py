@@ -41,7 +41,7 @@ class RegularizedEvolution(SearchStrategy):
         scored = history.done.long()
         ages = scored.flip(1).cumsum(1).flip(1)  # 1 = the youngest scored member
         alive = (scored > 0) & (ages <= self.population_size)
-        size = alive.sum(dim=1).clamp_min(1)
+        size = alive.sum(dim=1)
         # The k-th member alive, counted from the left, for sample_size uniform values of k.
         ranks = (draws[:, 1:] * size[:, None]).long() + 1
         slots = torch.searchsorted(alive.long().cumsum(1), ranks)
@@ -49,7 +49,9 @@ class RegularizedEvolution(SearchStrategy):
         winner = slots.gather(1, history.valid.gather(1, slots).nan_to_num(nan=-torch.inf).argmax(1, keepdim=True))
         parent = history.indices.gather(1, winner)[:, 0].clamp_min(0)
         child = pick_neighbor(history, pool.neighbors[parent], draws[:, 0], newcomer)
-        return torch.where(history.count < self.population_size, newcomer, child)  # type: ignore[return-value]
+        # Without a score there is no parent: all failed so far, or the first batch, larger than a population, runs.
+        growing = (history.count < self.population_size) | (size == 0)
+        return torch.where(growing, newcomer, child)  # type: ignore[return-value]
 
 
 def pick_neighbor(history: SearchHistory, neighbors: Tensor, uniform: Tensor, otherwise: Tensor) -> LongTensor:

@@ -29,13 +29,25 @@ class LocalSearch(SearchStrategy):
         return pick_neighbor(history, pool.neighbors[self._top(history, pool)], draws, restart)
 
     def _top(self, history: SearchHistory, pool: CandidatePool[Any]) -> Tensor:
-        """Replay the climb from the history: an evaluation that is no neighbour of the top was a restart."""
+        """Replay the climb from the history.
+
+        An evaluation that is no neighbour of the top was a restart if the top had no untried neighbour left; otherwise
+        it is near an earlier top, asked for in one batch with the improvement.
+        """
         top = history.indices[:, 0].clamp_min(0)
         height = torch.full((len(top),), -torch.inf, dtype=torch.float64)
         for step in range(history.length):
             index = history.indices[:, step].clamp_min(0)
-            value = history.valid[:, step].nan_to_num(nan=-torch.inf)
-            climbed = (pool.neighbors[top] == index[:, None]).any(dim=1)
-            moved = history.done[:, step] & (~climbed | (value > height))
+            value = torch.where(history.done[:, step], history.valid[:, step], -torch.inf)
+            moved = value > height
+            strange = history.done[:, step] & ~moved & ~(pool.neighbors[top] == index[:, None]).any(dim=1)
+            if bool(strange.any()):
+                moved[strange] = self._exhausted(history.indices[strange, :step], pool.neighbors[top[strange]])
             top, height = torch.where(moved, index, top), torch.where(moved, value, height)
         return top
+
+    @staticmethod
+    def _exhausted(tried: Tensor, neighbors: Tensor) -> Tensor:
+        """Whether all neighbours ``(R, K)`` are among those tried, ``(R, n)``."""
+        known = (neighbors[:, :, None] == tried[:, None]).any(dim=2)
+        return (known | (neighbors < 0)).all(dim=1)

@@ -19,10 +19,12 @@ def search_rounds(
     pool: CandidatePool[Any],
     benchmark: Benchmark[Any],
     batch_size: int = 1,
+    start: int | None = None,
 ) -> Iterator[SearchHistory]:
     """Fill the history to its capacity; yields it after every round, when it is safe to be saved.
 
-    The number of rounds depends on the capacity alone, so processes that hold different runs (or none) stay in step.
+    The number of rounds depends on capacity and start alone, so processes that hold different runs (or none) stay in
+    step.
 
     Args:
         strategy: Chooses candidates.
@@ -30,10 +32,10 @@ def search_rounds(
         pool: The candidates.
         benchmark: Scores them.
         batch_size: Candidates per run and round, q.
+        start: Evaluations made before; None to see it from the history, which a process without runs cannot.
     """
-    done = history.length
-    for start in range(done, history.capacity, batch_size):
-        width = min(batch_size, history.capacity - start)
+    for done in range(history.length if start is None else start, history.capacity, batch_size):
+        width = min(batch_size, history.capacity - done)
         if len(history.runs):
             chosen = strategy.ask(history, pool, width)
             columns = history.begin(chosen, benchmark.epochs)

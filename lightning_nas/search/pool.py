@@ -30,7 +30,7 @@ class CandidatePool(Generic[A]):
         self.space = space
         self.members: Sequence[A] = space if members is None else members
         self.embeddings = embeddings
-        self._features: dict[Any, Tensor] = {}
+        self._features: dict[int, tuple[Encoding | None, Tensor]] = {}
         if embeddings is not None and len(embeddings) != len(self.members):
             raise SearchStateError(f"pool: got {len(embeddings)} embeddings for {len(self.members)} candidates")
 
@@ -65,10 +65,10 @@ class CandidatePool(Generic[A]):
         Args:
             encoding: How to encode the candidates; None for the embeddings of the trained module.
         """
-        key = type(encoding).__name__ if encoding is not None else None
-        if key not in self._features:
-            self._features[key] = _scaled(self._raw_features(encoding))
-        return self._features[key]
+        # By identity: two encodings of one class may differ in their arguments. Keeping the object keeps its id.
+        if id(encoding) not in self._features:
+            self._features[id(encoding)] = encoding, _scaled(self._raw_features(encoding))
+        return self._features[id(encoding)][1]
 
     def _raw_features(self, encoding: Encoding | None) -> Tensor:
         if encoding is None:
