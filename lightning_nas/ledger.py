@@ -274,7 +274,7 @@ def render_ledger(folder: Path) -> str:
 
 def _render(result: Result) -> str:
     noted = any(row.note for row in result.rows)
-    header = ["", "metric", "paper", "ours (mean ± std, n)", "seeds", *(["note"] if noted else [])]
+    header = ["what", "metric", "paper", "ours (mean ± std, n)", "seeds", *(["note"] if noted else [])]
     rows = [
         [
             row.label,

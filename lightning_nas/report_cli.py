@@ -58,7 +58,7 @@ def report(
         raise UsageError("report: got run folders and --ledger; add --record docs/results, or leave one of them out")
     if runs and record is not None:
         _record(console, runs, record)
-    if runs and not page:
+    if runs and not page and (record is None or output is not None):
         _compare(console, runs, format, output)
     if page:
         _ledger(console, results, output or Path("RESULTS.md"), check)

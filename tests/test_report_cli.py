@@ -105,7 +105,7 @@ def test_figures_of_two_benchmarks_stay_apart(run, leave_run, tmp_path):
 def test_record_render_and_check(run, leave_run, tmp_path):
     leave_run("runs/a")
     leave_run("runs/b", seed=1)
-    assert "Recorded: docs/results/cells/search.json" in run("runs", "--record", "docs/results")
+    assert run("runs", "--record", "docs/results") == "Recorded: docs/results/cells/search.json\n"
     recorded = json.loads((tmp_path / "docs/results/cells/search.json").read_text())
     assert {row["n"] for row in recorded["rows"]} == {8}
     assert recorded["rows"][0]["seeds"] == "seed 0, runs 0-3; seed 1, runs 0-3"
