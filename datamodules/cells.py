@@ -120,7 +120,8 @@ class CellDataModule(LightningDataModule):
         assert self._graphs is not None, "setup() comes before the loaders"
         dataset = CellDataset(indices, self._graphs)
         sampler = EpochShuffle(len(dataset), self.seed) if shuffle else None
-        return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=identity)  # type: ignore[arg-type]
+        # By name: Lightning makes the loader anew for prediction and distributed runs, and repeats positional arguments.
+        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=identity)  # type: ignore[arg-type]
 
     def cells(self, indices: Tensor) -> Iterator[Batch]:
         """Large batches of any members in the given order, for callbacks."""
