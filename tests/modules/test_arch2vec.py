@@ -1,0 +1,269 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as reference_kl
+
+from lightning_nas.errors import UsageError
+from lightning_nas.modules.arch2vec import Arch2Vec, Decoded, kl_divergence, one_hot, reconstruction_loss
+from lightning_nas.spaces.base import CellGraph
+from tests.contract import TinyModuleContract, TinySpace, quiet_trainer
+
+
+def small(**arguments):
+    torch.manual_seed(arguments.get("seed", 0))
+    return Arch2Vec(**{"num_ops": 5, "latent_dim": 3, "hidden_dim": 8, "num_layers": 2, **arguments})
+
+
+class TestContract(TinyModuleContract):
+    embedding_dim = 3
+
+    def module(self, seed=0):
+        return small(seed=seed)
+
+
+class TestReferenceModeContract(TestContract):
+    def module(self, seed=0):
+        return small(seed=seed, mode="reference")
+
+    # The released code divides the KL term by the batch size once more, so that two batches of 8 are not one of 16.
+    test_gradients_of_two_processes_are_those_of_the_joint_batch = None
+
+
+@pytest.fixture
+def graphs():
+    """Seven cells; the last vertex of the first two is padding."""
+    space = TinySpace()
+    ops, adjacency = (part[:: len(space) // 7][:7].clone() for part in space.all_graphs())
+    ops[:2, -1] = -1
+    adjacency[:2, :, -1] = False
+    return CellGraph(ops, adjacency)
+
+
+@pytest.fixture
+def decoded(graphs):
+    generator = torch.Generator().manual_seed(1)
+    batch, vertices = graphs.ops.shape
+    return Decoded(
+        3 * torch.randn(batch, vertices, 5, generator=generator),
+        3 * torch.randn(batch, vertices, vertices, generator=generator),
+    )
+
+
+def bernoulli_cost(logit, target):
+    """-log of the probability that a sigmoid gives to the target, in float64."""
+    probability = 1 / (1 + math.exp(-logit))
+    return -math.log(probability if target else 1 - probability)
+
+
+@pytest.mark.parametrize("diluted", [False, True])
+def test_reconstruction_loss_against_loops(graphs, decoded, diluted):
+    ops_costs, arc_costs = [], []
+    for b in range(7):
+        for v in range(6):
+            ops_costs += [bernoulli_cost(float(decoded.ops[b, v, k]), int(graphs.ops[b, v]) == k) for k in range(5)]
+            logits, arcs = decoded.adjacency[b, :v, v].tolist(), graphs.adjacency[b, :v, v].tolist()
+            arc_costs += map(bernoulli_cost, logits, arcs)
+    ours = reconstruction_loss(decoded, graphs, diluted)
+    entries = 7 * 36 if diluted else 7 * 15
+    np.testing.assert_allclose([float(x) for x in ours], [np.mean(ops_costs), sum(arc_costs) / entries], rtol=1e-5)
+
+
+def test_the_lower_triangle_and_the_diagonal_do_not_count(graphs, decoded):
+    disturbed = Decoded(decoded.ops, decoded.adjacency + 100 * torch.ones(6, 6).tril())
+    assert reconstruction_loss(disturbed, graphs) == reconstruction_loss(decoded, graphs)
+
+
+def test_kl_against_torch_distributions():
+    generator = torch.Generator().manual_seed(2)
+    mu, log_std = torch.randn(2, 4, 6, 3, generator=generator)
+    expected = reference_kl(Normal(mu, log_std.exp()), Normal(0.0, 1.0)).sum(dim=-1).mean()
+    torch.testing.assert_close(kl_divergence(mu, log_std), expected)
+    assert kl_divergence(torch.zeros(2, 2, 2), torch.zeros(2, 2, 2)) == 0
+
+
+def test_one_hot_rows_of_padding_are_zero():
+    rows = one_hot(torch.tensor([[2, -1, 0]]), 3)
+    assert rows.tolist() == [[[0, 0, 1], [0, 0, 0], [1, 0, 0]]]
+
+
+def test_decode_is_the_dot_product(graphs):
+    module = small()
+    z = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    decoded = module.decode(z)
+    for u in range(6):
+        for v in range(6):
+            assert float(decoded.adjacency[1, u, v]) == pytest.approx(float((z[1, u] * z[1, v]).sum()), abs=1e-5)
+    np.testing.assert_allclose(
+        decoded.ops.detach().numpy(),
+        z.numpy() @ module.to_ops.weight.detach().numpy().T + module.to_ops.bias.detach().numpy(),
+        rtol=1e-4, atol=1e-6,
+    )  # fmt: skip
+
+
+def test_discretise_keeps_the_likeliest_label_and_arcs_above_one_half_in_the_upper_triangle():
+    ops = torch.tensor([[[0.1, 0.3, 0.2], [5.0, -1.0, 4.9], [-3.0, -2.0, -1.0]]])
+    adjacency = torch.tensor([[[9.0, 0.1, -0.1], [9.0, 9.0, 2.0], [9.0, 9.0, 9.0]]])
+    graph = small(num_ops=3).discretise(Decoded(ops, adjacency))
+    assert graph.ops.tolist() == [[1, 0, 2]]
+    assert graph.adjacency.tolist() == [[[False, True, False], [False, False, True], [False, False, False]]]
+
+
+def test_messages_flow_along_and_against_arcs(graphs):
+    module = small().eval()
+    turned = CellGraph(graphs.ops, graphs.adjacency.mT)
+    torch.testing.assert_close(module.encode(graphs)[0], module.encode(turned)[0])
+
+
+def test_the_embedding_is_the_mean_over_vertices_and_ignores_their_order(graphs):
+    module = small().eval()
+    order = torch.tensor([4, 0, 5, 2, 1, 3])
+    shuffled = CellGraph(graphs.ops[:, order], graphs.adjacency[:, order][:, :, order])
+    torch.testing.assert_close(module.embed(graphs), module.embed(shuffled), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        module.embed(graphs).detach().numpy(), module.encode(graphs)[0].detach().numpy().sum(axis=1) / 6, rtol=1e-4,
+        atol=1e-6,
+    )  # fmt: skip
+
+
+def fit(tmp_path, module, epochs, watch=None, **arguments):
+    callbacks = [watch] if watch is not None else []
+    trainer = quiet_trainer(tmp_path, max_epochs=epochs, callbacks=callbacks, **arguments)
+    trainer.fit(module, TinyModuleContract().data())
+    return trainer
+
+
+def record_latents(module, monkeypatch):
+    """Pairs of (epoch, did the decoder get mu itself?) for all training steps."""
+    seen, encode, decode, last = [], module.encode, module.decode, {}
+
+    def watch_encode(graph):
+        last["mu"], log_std = encode(graph)
+        return last["mu"], log_std
+
+    def watch_decode(z):
+        if torch.is_grad_enabled():
+            seen.append((module.current_epoch, torch.equal(z, last["mu"])))
+        return decode(z)
+
+    monkeypatch.setattr(module, "encode", watch_encode)
+    monkeypatch.setattr(module, "decode", watch_decode)
+    return seen
+
+
+@pytest.mark.parametrize(("mode", "noisy_epochs"), [("paper", {0, 1, 2}), ("reference", {0})])
+def test_reference_mode_has_noise_in_its_first_epoch_only(tmp_path, monkeypatch, mode, noisy_epochs):
+    module = small(mode=mode)
+    seen = record_latents(module, monkeypatch)
+    fit(tmp_path, module, 3)
+    assert {epoch for epoch, _ in seen} == {0, 1, 2}
+    assert {epoch for epoch, same in seen if not same} == noisy_epochs
+    assert {epoch for epoch, same in seen if same} == {0, 1, 2} - noisy_epochs
+
+
+@pytest.mark.parametrize("mode", ["paper", "reference"])
+def test_reference_mode_freezes_batch_normalisation_after_the_first_epoch(tmp_path, mode):
+    module = small(mode=mode)
+    fit(tmp_path, module, 1)
+    first = copy.deepcopy(dict(module.named_buffers()))
+    weight = module.to_mu.weight.detach().clone()
+    module = small(mode=mode)
+    fit(tmp_path, module, 3)
+    frozen = all(torch.equal(value, first[name]) for name, value in module.named_buffers())
+    assert frozen == (mode == "reference")
+    assert not torch.equal(module.to_mu.weight, weight)
+    assert module.training == (mode == "paper")
+
+
+@pytest.mark.parametrize("mode", ["paper", "reference"])
+def test_the_loss_is_assembled_from_its_parts(graphs, mode, tmp_path):
+    module = small(mode=mode, kl_weight=0.25).eval()
+    logged = {}
+    module.log_dict = lambda values, **_: logged.update(values)
+    loss = module.training_step((torch.arange(7), graphs), 0)
+    mu, log_std = module.encode(graphs)
+    ops_loss, adjacency_loss = reconstruction_loss(module.decode(mu), graphs, diluted=mode == "reference")
+    kl = kl_divergence(mu, log_std)
+    torch.testing.assert_close(logged["train/ops_loss"], ops_loss)
+    torch.testing.assert_close(logged["train/adjacency_loss"], adjacency_loss)
+    torch.testing.assert_close(logged["train/kl"], kl)
+    assert loss is logged["train/loss"]
+    assert loss.isfinite()
+    more = small(mode=mode, kl_weight=5.0).eval()
+    more.log_dict = lambda *_, **__: None
+    changed = more.training_step((torch.arange(7), graphs), 0) - loss
+    # The released code's weight is its own.
+    expected = 0.0 if mode == "reference" else (5.0 - 0.25) * float(kl.detach())
+    assert float(changed.detach()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_noise_differs_between_steps_seeds_and_ranks_and_repeats():
+    def draw(seed=0, step=0, rank=0):
+        module = small(seed=seed)
+        module.__class__ = type("At", (Arch2Vec,), {"global_step": step, "global_rank": rank})
+        return torch.rand(4, generator=module._generator()).tolist()
+
+    draws = [draw(), draw(seed=1), draw(step=1), draw(rank=1)]
+    assert len({tuple(d) for d in draws}) == 4
+    assert draw() == draws[0]
+
+
+def test_dropout_rescales_what_it_keeps(graphs, monkeypatch):
+    module = small(dropout=0.5).train()
+    with torch.no_grad():
+        module.to_log_std.weight.zero_()
+        module.to_log_std.bias.fill_(-50.0)  # no noise worth mentioning
+    module.log_dict = lambda *_, **__: None
+    monkeypatch.setattr(Arch2Vec, "global_step", 0)
+    seen = []
+    decode = module.decode
+    module.decode = lambda z: seen.append(z) or decode(z)
+    buffers = copy.deepcopy(module)
+    module.training_step((torch.arange(7), graphs), 0)
+    mu = buffers.encode(graphs)[0]
+    kept = seen[0] != 0
+    assert 0.3 < kept.float().mean() < 0.7
+    torch.testing.assert_close(seen[0], torch.where(kept, 2 * mu, 0.0))
+
+
+def test_whole_graph_accuracy_by_hand(graphs, monkeypatch):
+    """Of seven graphs, one gets a wrong label, one a wrong arc, one both, one a wrong label at a padded vertex."""
+    module = small().eval()
+    truth = CellGraph(graphs.ops.clamp_min(0), graphs.adjacency)
+    guess = CellGraph(truth.ops.clone(), truth.adjacency.clone())
+    guess.ops[3, 1] = (guess.ops[3, 1] + 1) % 5
+    guess.adjacency[4, 0, 5] ^= True
+    guess.ops[5, 2] = (guess.ops[5, 2] + 1) % 5
+    guess.adjacency[5, 1, 4] ^= True
+    guess.ops[0, 5] = 4  # vertex 5 of graph 0 is padding
+    logits = Decoded(10 * torch.nn.functional.one_hot(guess.ops, 5).float(), 20.0 * guess.adjacency - 10)
+    monkeypatch.setattr(module, "decode", lambda z: logits)
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value.item()}))
+    module.validation_step((torch.arange(7), graphs), 0)
+    assert logged["val/graph_accuracy"] == pytest.approx(4 / 7)
+    assert logged["val/ops_accuracy"] == pytest.approx(1 - 2 / 40)  # 42 vertices, 2 of them padding
+    assert logged["val/adjacency_accuracy"] == pytest.approx(1 - 2 / (7 * 15))
+
+
+def test_training_learns_to_reconstruct(tmp_path):
+    module = small(hidden_dim=32, latent_dim=8, dropout=0.0, optimizer=adam)
+    (before,) = quiet_trainer(tmp_path).validate(module, TinyModuleContract().data(), verbose=False)
+    after = fit(tmp_path, module, 10).callback_metrics
+    assert after["val/loss"] < 0.7 * before["val/loss"]
+    for share in ("ops_accuracy", "adjacency_accuracy"):
+        assert after[f"val/{share}"] > before[f"val/{share}"]
+        assert after[f"val/{share}"] > 0.5
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=0.01)
+
+
+@pytest.mark.parametrize("arguments", [{"dropout": 1.0}, {"dropout": -0.1}, {"kl_weight": -1.0}])
+def test_nonsense_is_refused(arguments):
+    with pytest.raises(UsageError, match=next(iter(arguments))):
+        small(**arguments)
