@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from difflib import get_close_matches
@@ -9,6 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -27,7 +30,7 @@ import lightning_nas.search.local
 import lightning_nas.search.random
 import lightning_nas.spaces.nasbench201  # noqa: F401
 from lightning_nas.errors import RunFolderError, UsageError
-from lightning_nas.files import ensure_writable
+from lightning_nas.files import ensure_writable, write_atomically
 from lightning_nas.trainer import NASTrainer
 
 VERBS = ("fit", "validate", "test", "predict", "search")
@@ -80,6 +83,25 @@ def expand_configs(args: list[str]) -> tuple[list[str], str]:
     return expanded, folder
 
 
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their target and renames them.
+
+    Lightning's own goes by the system's temporary folder, and moving from there to another file system is a copy, which
+    a crash can cut short.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Save, whole or not at all."""
+        target = Path(path)
+        # What a crash leaves must not be called "last": Lightning takes any such file for the last checkpoint.
+        partial = target.with_name("partial.ckpt")
+        with write_atomically(partial, "wb") as file:
+            torch.save(checkpoint, file)
+        os.replace(partial, target)
+
+
 class NASCLI(LightningCLI):
     """Adds ``search`` and ``--run_dir``, the one folder for configuration, checkpoints, TensorBoard and results.
 
@@ -125,10 +147,20 @@ class NASCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse a run folder that cannot be used before anything is built."""
+        self._check_checkpoint()
         ensure_writable(self.run_dir)
         self._guard_run_folder()
         name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}_config.yaml"
         self.save_config_kwargs = {**self.save_config_kwargs, "config_filename": name}
+
+    def _check_checkpoint(self) -> None:
+        given = self._get(self.config, "ckpt_path")
+        keyword = given in (None, "last", "best", "hpc", "registry") or "://" in str(given)
+        if not keyword and not str(given).startswith("registry:") and not Path(given).exists():
+            raise UsageError(
+                f"{self.subcommand} --ckpt_path {given}: there is no such file; "
+                "'last' continues with what fit left in the run folder"
+            )
 
     def _guard_run_folder(self) -> None:
         last = self.run_dir / "checkpoints" / "last.ckpt"
@@ -144,12 +176,16 @@ class NASCLI(LightningCLI):
         kwargs["default_root_dir"] = str(self.run_dir)
         if self._get(self.config_init, "trainer.logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="", version="", default_hp_metric=False)
+        given = self._get(self.config_init, "trainer.plugins") or []
+        plugins = given if isinstance(given, list) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)  # type: ignore[return-value]
 
 
 def _last_checkpoint() -> ModelCheckpoint:
-    """The state at the end of every epoch, to continue from; written to a temporary file first."""
-    return ModelCheckpoint(save_top_k=0, save_last=True, save_on_train_epoch_end=True)
+    """The state at the end of every epoch, to continue from: one file, also when the run folder was moved between."""
+    return ModelCheckpoint(save_top_k=0, save_last=True, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 def run(verb: str, args: list[str]) -> None:
