@@ -40,7 +40,7 @@ class EmbeddingProjector(Callback):
         was_training = pl_module.training
         pl_module.eval()
         batches = (trainer.strategy.batch_to_device(batch) for batch in data.cells(chosen))
-        embeddings = torch.cat([pl_module.predict_step(batch, 0)[1].cpu() for batch in batches])  # type: ignore[operator]
+        embeddings = torch.cat([pl_module.predict_step(batch, 0)[1].cpu() for batch in batches])
         pl_module.train(was_training)
         members = [data.space[i] for i in chosen.tolist()]
         header, rows = ["architecture"], [[data.space.format(member)] for member in members]

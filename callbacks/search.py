@@ -246,9 +246,10 @@ class SearchCallback(Callback):
             torch.save(state, file)
 
     def _report(self, histories: dict[str, SearchHistory], pool: CandidatePool[Any], seconds: dict[str, float]) -> None:
-        from lightning_nas.report import write_search_report  # matplotlib, so only when there is something to draw
         from rich.console import Console
         from rich.markdown import Markdown
+
+        from lightning_nas.report import write_search_report  # matplotlib, so only when there is something to draw
 
         path = self._folder / "search" / "search.json"
         if path.exists():  # a repeated command spends no time on what was done before: keep the first measurement

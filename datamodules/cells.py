@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -120,7 +120,7 @@ class CellDataModule(LightningDataModule):
         assert self._graphs is not None, "setup() comes before the loaders"
         dataset = CellDataset(indices, self._graphs)
         sampler = EpochShuffle(len(dataset), self.seed) if shuffle else None
-        # By name: Lightning makes the loader anew for prediction and distributed runs, and repeats positional arguments.
+        # By name: Lightning makes loaders anew for prediction and distributed runs, and repeats positional arguments.
         return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=identity)  # type: ignore[arg-type]
 
     def cells(self, indices: Tensor) -> Iterator[Batch]:

@@ -44,7 +44,7 @@ class NASTrainer(Trainer):
         latest = Path(self.default_root_dir) / "checkpoints" / "last.ckpt"
         if ckpt_path in (None, "last"):
             ckpt_path = str(latest) if latest.exists() else None
-        elif not Path(ckpt_path).exists():  # type: ignore[arg-type]
+        elif not Path(ckpt_path).exists():
             raise UsageError(f"search --ckpt_path {ckpt_path}: there is no such file")
         if ckpt_path is None and any(callback.needs_embeddings for callback in searches):
             raise UsageError(

@@ -46,6 +46,8 @@ class BayesianSearch(SearchStrategy):
         acquisition: How to choose from its posterior; default LogEI.
         encoding: Features of the candidates; None for the embeddings of the trained module.
         num_initial: Random evaluations before the first fit.
+        winsorise: Raise scores that lie further below a run's median than its best lies above to that distance. Cells
+            that do not learn at all say little about the best ones, and they would set the surrogate's scale.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class BayesianSearch(SearchStrategy):
         acquisition: Acquisition | None = None,
         encoding: Encoding | None = None,
         num_initial: int = 16,
+        winsorise: bool = True,
     ) -> None:
         if num_initial < 2:
             raise UsageError(f"BayesianSearch(num_initial={num_initial}): expected at least 2 evaluations to fit")
@@ -61,6 +64,7 @@ class BayesianSearch(SearchStrategy):
         self.acquisition = acquisition or LogEI()
         self.encoding = encoding
         self.num_initial = num_initial
+        self.winsorise = winsorise
 
     @property
     def needs_embeddings(self) -> bool:
@@ -77,7 +81,7 @@ class BayesianSearch(SearchStrategy):
         seen = history.prefix(history.length)
         X = features[seen.indices.clamp_min(0)]  # (R, n, d)
         observed: Tensor = seen.done
-        y = seen.valid
+        y = winsorised(seen.valid) if self.winsorise else seen.valid
         model = self.surrogate.fit(X, y, observed, draws[:, 1])
         running = seen.status == Status.RUNNING
         if bool(running.any()):
@@ -92,3 +96,10 @@ class BayesianSearch(SearchStrategy):
         visited = torch.where(seen.indices < 0, seen.indices[:, :1], seen.indices)
         chosen = self.acquisition.choose(model, best, features, visited, draws[:, 0])  # type: ignore[arg-type]
         return torch.where(scored, chosen, unguided)  # type: ignore[return-value]
+
+
+def winsorised(scores: Tensor) -> Tensor:
+    """Scores with the low tail pulled in, so that the median is the middle of their range; NaN stays, ``(R, n)``."""
+    median = scores.nanmedian(dim=1, keepdim=True).values
+    best = scores.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
+    return torch.where(scores.isnan(), scores, torch.maximum(scores, 2.0 * median - best))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Generic
+from typing import Generic
 
 import torch
 from torch import LongTensor, Tensor
