@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_nas.ledger import merge, write_result
+from lightning_nas.ledger import Result, merge, write_result
 from lightning_nas.outcomes import outcome_table
 from lightning_nas.plots import regret_figure, save_figure
 from lightning_nas.report import RunResult, find_runs, load_run, summarise_search
@@ -22,17 +22,29 @@ def load_runs(paths: Sequence[Path]) -> list[RunResult]:
     return [load_run(folder) for folder in dict.fromkeys(folders)]
 
 
-def record_runs(found: Sequence[RunResult], folder: Path) -> list[Path]:
-    """Write the ledger's JSON of every run, runs of one experiment combined; returns the files.
+def collect_results(paths: Sequence[Path]) -> list[Result]:
+    """What run folders have for the ledger: trainings with a LedgerCallback, searches with a ``ledger``.
 
     Args:
-        found: Runs that have a place in the ledger.
-        folder: Folder of the ledger.
+        paths: Run folders, or folders that hold some.
 
     Raises:
-        UsageError: A run has no place in the ledger, or runs of one name do not belong together; nothing is written.
+        RunFolderError: There are neither.
+        UsageError: A search has no place in the ledger, and there is nothing else.
     """
-    results = [summarise_search(run) for run in found]
+    files = dict.fromkeys(path for root in paths for path in sorted(root.rglob("result/**/*.json")))
+    results = [Result.from_json(path.read_text("utf-8"), str(path)) for path in files]
+    searched = [root for root in paths if next(root.rglob("search/search.json"), None)]
+    runs = load_runs(searched if results else paths)
+    return results + [summarise_search(run) for run in runs if run.ledger is not None or not results]
+
+
+def record_results(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write the ledger's JSON files, results of one experiment combined; returns the files.
+
+    Raises:
+        UsageError: Results of one name do not belong together; nothing is written.
+    """
     names = dict.fromkeys(result.name for result in results)
     merged = [merge([result for result in results if result.name == name]) for name in names]
     return [write_result(folder, result) for result in merged]

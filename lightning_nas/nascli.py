@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 # Short class names in YAML and on the command line work for what is imported here.
 import lightning_nas.benchmarks.live
 import lightning_nas.benchmarks.tabular
+import lightning_nas.callbacks.ledger
 import lightning_nas.callbacks.projector
 import lightning_nas.callbacks.search
 import lightning_nas.callbacks.validity
@@ -184,8 +185,11 @@ class NASCLI(LightningCLI):
 
 
 def _last_checkpoint() -> ModelCheckpoint:
-    """The state at the end of every epoch, to continue from: one file, also when the run folder was moved between."""
-    return ModelCheckpoint(save_top_k=0, save_last=True, save_on_train_epoch_end=True, enable_version_counter=False)
+    """The state at the end of every epoch, to continue from: one file, also when the run folder was moved between.
+
+    Lightning's ``save_last`` without a best one (``save_top_k=0``) would write only when training ends.
+    """
+    return ModelCheckpoint(filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 def run(verb: str, args: list[str]) -> None:

@@ -59,6 +59,13 @@ def outcome(history: SearchHistory) -> Outcome:
     return Outcome(history.runs.numpy(), finished.sum(axis=1), column, valid, test, seconds)
 
 
+def paired_differences(ours: Outcome, reference: Outcome) -> np.ndarray:
+    """Test accuracy of one strategy minus that of another, for every run number that both have, ``(pairs,)``."""
+    _, mine, theirs = np.intersect1d(ours.runs, reference.runs, return_indices=True)
+    differences = ours.test[mine] - reference.test[theirs]
+    return np.asarray(differences[~np.isnan(differences)])
+
+
 def paired_difference(ours: Outcome, reference: Outcome) -> tuple[float, float, int]:
     """Mean difference in test accuracy over equal run numbers, half its 95 % paired-t interval, and the pairs.
 
@@ -73,9 +80,7 @@ def paired_difference(ours: Outcome, reference: Outcome) -> tuple[float, float, 
     """
     from scipy.stats import t  # type: ignore[import-untyped]
 
-    _, mine, theirs = np.intersect1d(ours.runs, reference.runs, return_indices=True)
-    differences = ours.test[mine] - reference.test[theirs]
-    differences = differences[~np.isnan(differences)]
+    differences = paired_differences(ours, reference)
     n = len(differences)
     if n < 2:
         return (float(differences[0]) if n else math.nan), math.nan, n

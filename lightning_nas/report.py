@@ -18,7 +18,7 @@ from lightning_nas.benchmarks.base import Benchmark
 from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.files import write_atomically
 from lightning_nas.ledger import Result, Row
-from lightning_nas.outcomes import Outcome, outcome, outcome_table, paired_difference
+from lightning_nas.outcomes import Outcome, outcome, outcome_table, paired_difference, paired_differences
 from lightning_nas.plots import regret_figure, save_figure
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool
@@ -189,7 +189,8 @@ def summarise_search(run: RunResult) -> Result:
 
     Args:
         run: A run whose ``ledger`` says name, title, source, reference_protocol, our_protocol and scale, and perhaps
-            notes and ``published``: ``{strategy: {"test": "94.18 ± 0.24", "valid": …}}``.
+            notes, ``published``: ``{strategy: {"test": "94.18 ± 0.24", "valid": …}}`` and ``paired``: pairs of
+            strategies whose difference in test accuracy is worth a row.
 
     Raises:
         UsageError: The run has no place in the ledger, or its entry is incomplete.
@@ -199,12 +200,17 @@ def summarise_search(run: RunResult) -> Result:
         raise UsageError(f"{where}: got none; give the SearchCallback a 'ledger' to record its runs")
     entry = dict(run.ledger)
     published, notes = entry.pop("published", None) or {}, entry.pop("notes", None) or ()
+    pairs = entry.pop("paired", None) or []
     expected = {"name", "title", "source", "reference_protocol", "our_protocol", "scale"}
     if set(entry) != expected:
-        raise UsageError(f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps notes, published")
-    unknown = sorted(set(published) - set(run.histories))
+        raise UsageError(
+            f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps notes, published, paired"
+        )
+    unknown = sorted({*published, *(name for pair in pairs for name in pair)} - set(run.histories))
     if unknown:
-        raise UsageError(f"{where}: published names the strategies {unknown}, expected some of {list(run.histories)}")
+        raise UsageError(
+            f"{where}: published or paired names the strategies {unknown}, expected some of {list(run.histories)}"
+        )
     rows = []
     for strategy, end in run.outcomes.items():
         seeds = f"seed {run.seed}, runs {_ranges(end.runs[end.scored].tolist())}"
@@ -214,7 +220,10 @@ def summarise_search(run: RunResult) -> Result:
             if not known:
                 continue
             paper = str(said.get(part) or "")
-            rows.append(Row.of(known, label=strategy, metric=metric, unit="%", paper=paper, seeds=seeds))
+            wall = run.seconds.get(strategy)
+            note = f"search took {wall:.0f} s" if part == "test" and wall is not None else ""
+            rows.append(Row.of(known, label=strategy, metric=metric, unit="%", paper=paper, seeds=seeds, note=note))
+    rows += [_difference_row(run, ours, reference) for ours, reference in pairs]
     return Result(
         **entry,
         command=run.command,
@@ -224,6 +233,20 @@ def summarise_search(run: RunResult) -> Result:
         seconds=sum(run.seconds.values()) if run.seconds else None,
         notes=(notes,) if isinstance(notes, str) else tuple(notes),
         rows=tuple(rows),
+    )
+
+
+def _difference_row(run: RunResult, ours: str, reference: str) -> Row:
+    pair = run.outcomes[ours], run.outcomes[reference]
+    mean, half, n = paired_difference(*pair)
+    return Row.of(
+        paired_differences(*pair).tolist(),
+        label=f"{ours} minus {reference}",
+        metric="test accuracy, paired by run",
+        unit="points",
+        paper="",
+        seeds=f"seed {run.seed}, {n} runs",
+        note="" if n < 2 else f"95 % interval {mean - half:+.3f} to {mean + half:+.3f}",
     )
 
 

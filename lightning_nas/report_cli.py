@@ -95,9 +95,9 @@ def arguments(verb: str, args: Sequence[str]) -> list[str]:
 
 
 def _record(console: Console, runs: Sequence[Path], folder: Path) -> None:
-    from lightning_nas.comparison import load_runs, record_runs
+    from lightning_nas.comparison import collect_results, record_results
 
-    for path in record_runs(load_runs(runs), folder):
+    for path in record_results(collect_results(runs), folder):
         _print(console, f"Recorded: {path}")
 
 

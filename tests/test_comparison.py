@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_nas import comparison
-from lightning_nas.errors import UsageError
+from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.report import RunResult
 from lightning_nas.search.history import SearchHistory
 
@@ -51,13 +51,25 @@ def test_regrets_of_two_benchmarks_do_not_share_a_figure(tmp_path):
 
 def test_seeds_of_one_experiment_are_recorded_as_one(tmp_path):
     runs = [result("a", "gp"), result("b", "gp", seed=1), result("c", "gp", ledger=LEDGER | {"name": "other"})]
-    assert comparison.record_runs(runs, tmp_path) == [tmp_path / "name.json", tmp_path / "other.json"]
+    results = [comparison.summarise_search(run) for run in runs]
+    assert comparison.record_results(results, tmp_path) == [tmp_path / "name.json", tmp_path / "other.json"]
     test = np.concatenate([run.outcomes["gp"].test for run in runs[:2]])
     row = comparison.merge([comparison.summarise_search(run) for run in runs[:2]]).rows[0]
     assert (row.n, row.mean, row.std) == (6, pytest.approx(test.mean()), pytest.approx(test.std(ddof=1)))
 
 
-def test_nothing_is_recorded_when_one_run_is_wrong(tmp_path):
-    with pytest.raises(UsageError, match="ledger"):
-        comparison.record_runs([result("a", "gp"), result("b", "gp", ledger=None)], tmp_path)
+def test_nothing_is_recorded_when_results_do_not_belong_together(tmp_path):
+    results = [comparison.summarise_search(run) for run in (result("a", "gp"), result("b", "gp"))]
+    with pytest.raises(UsageError, match="seeds"):
+        comparison.record_results(results, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_trainings_are_collected_from_their_run_folders(tmp_path):
+    training = comparison.summarise_search(result("a", "gp"))
+    for seed in (0, 1):
+        comparison.write_result(tmp_path / f"run{seed}" / "result", training)
+    found = comparison.collect_results([tmp_path / "run0", tmp_path / "run1"])
+    assert [entry.rows for entry in found] == [training.rows] * 2
+    with pytest.raises(RunFolderError):
+        comparison.collect_results([tmp_path / "empty"])
