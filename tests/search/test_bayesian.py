@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import torch
+
+from lightning_nas.errors import SearchStateError, UsageError
+from lightning_nas.predictors.dngo import DNGO
+from lightning_nas.predictors.gp import GaussianProcess
+from lightning_nas.predictors.surrogate import RunModel
+from lightning_nas.search.acquisition import Acquisition, LogEI
+from lightning_nas.search.bayesian import BayesianSearch
+from lightning_nas.search.pool import CandidatePool
+from lightning_nas.search.random import RandomSearch
+from lightning_nas.spaces.encodings import OneHotEncoding
+
+
+class SumModel(RunModel):
+    """Predicts 10 times the sum of a candidate's features."""
+
+    def joint(self, points):
+        return 10 * points.sum(-1), torch.eye(points.shape[1]).expand(len(points), -1, -1)
+
+
+class Spy(Acquisition):
+    """Surrogate and acquisition that write down what they are given; the choice is the last candidate not visited."""
+
+    def __init__(self):
+        self.fits, self.choices = [], []
+
+    def fit(self, X, y, observed, seeds):
+        self.fits.append((X, y.clone(), observed.clone(), seeds))
+        return SumModel(torch.zeros(len(X)), torch.ones(len(X)))
+
+    def choose(self, model, best, features, visited, seeds):
+        self.choices.append((best, visited.clone(), seeds))
+        left = [max(set(range(len(features))) - set(row)) for row in visited.tolist()]
+        return torch.tensor(left)
+
+
+def ask(written, pool, indices, valid, **kwargs):
+    spy = Spy()
+    strategy = BayesianSearch(spy, spy, OneHotEncoding(), num_initial=3)
+    history = written(indices, valid, capacity=8, **kwargs)
+    return spy, strategy.propose(history, pool).tolist(), history
+
+
+def test_the_first_ones_are_random(play):
+    strategy = BayesianSearch(GaussianProcess(), encoding=OneHotEncoding(), num_initial=6)
+    assert torch.equal(play(strategy, capacity=7).indices[:, :6], play(RandomSearch(), capacity=6).indices)
+    # From the seventh on they part.
+    assert not torch.equal(play(strategy, capacity=9).indices, play(RandomSearch(), capacity=9).indices)
+
+
+def test_the_surrogate_sees_validation_scores(pool, written):
+    spy, chosen, history = ask(written, pool, [[4, 9, 80], [1, 2, 0]], [[91.0, 95.0, 93.0], [70.0, None, 60.0]])
+    ((X, y, observed, seeds),) = spy.fits
+    features = pool.features(OneHotEncoding())
+    assert torch.equal(X, features[history.indices[:, :3]])
+    assert y[0].tolist() == [91.0, 95.0, 93.0]
+    assert observed.tolist() == [[True] * 3, [True, False, True]]
+    assert y[1, 0] == 70.0
+    assert torch.equal(seeds, history.uniforms(2)[:, 1])
+    ((best, visited, draws),) = spy.choices
+    assert best.tolist() == [95.0, 70.0]
+    assert best.dtype == features.dtype
+    assert visited.tolist() == [[4, 9, 80], [1, 2, 0]]
+    assert torch.equal(draws, history.uniforms(2)[:, 0])
+    assert chosen == [79, 80]
+
+
+def test_running_evaluations_stand_in_with_the_surrogates_mean(pool, written):
+    spy, _, history = ask(written, pool, [[4, 9, 80], [1, 2, 0]], [[91.0, ..., 93.0], [70.0, None, ...]])
+    (_, _, first, _), (X, y, second, seeds) = spy.fits
+    assert first.tolist() == [[True, False, True], [True, False, False]]
+    assert second.tolist() == [[True, True, True], [True, False, True]]
+    believed = 10 * X.sum(-1)
+    np.testing.assert_allclose(y[0], [91.0, believed[0, 1], 93.0], rtol=1e-6)
+    np.testing.assert_allclose(y[1, [0, 2]], [70.0, believed[1, 2]], rtol=1e-6)
+    assert y[1, 1].isnan()
+    assert spy.choices[0][0].tolist() == [93.0, 70.0]  # what is believed is no incumbent
+    assert history.valid[0, 1].isnan()
+    assert torch.equal(seeds, spy.fits[0][3])
+
+
+def test_empty_places_repeat_a_visited_one(pool, written):
+    spy, _, _ = ask(written, pool, [[4, 9, 80, 3], [1, 2, 0]], [[91.0] * 4, [70.0] * 3])
+    assert spy.choices[0][1].tolist() == [[4, 9, 80, 3], [1, 2, 0, 1]]
+    assert spy.fits[0][2].tolist() == [[True] * 4, [True] * 3 + [False]]
+
+
+def test_random_where_nothing_has_a_score(pool, written):
+    spy, chosen, history = ask(written, pool, [[4, 9, 80], [1, 2, 0]], [[None, ..., None], [70.0, None, 60.0]])
+    assert torch.isfinite(spy.choices[0][0]).all()
+    assert chosen[0] == RandomSearch().propose(history, pool)[0]
+    assert chosen[1] == 80
+
+
+def test_a_batch_believes_in_its_first_members(pool, written, scores):
+    visited = [*range(10), 30, 31]
+    history = written([visited], [scores[visited].tolist()], capacity=20)
+    features, encoding = pool.features(OneHotEncoding()), OneHotEncoding()
+    surrogate = GaussianProcess(refit_every=100)  # length scale and noise from the first two scores, throughout
+
+    def fit(members, values):
+        y = torch.tensor([values], dtype=torch.float64)
+        return surrogate.fit(features[members][None], y, torch.ones_like(y, dtype=torch.bool), torch.zeros(1))
+
+    chosen = BayesianSearch(surrogate, LogEI(), encoding, num_initial=4).ask(history, pool, 4)[0].tolist()
+    for number, choice in enumerate(chosen):
+        earlier = chosen[:number]
+        believed = fit(visited, scores[visited].tolist()).posterior(features[None, earlier]).mean[0, :, 0].tolist()
+        model = fit(visited + earlier, scores[visited].tolist() + believed)
+        values = LogEI().function(model, scores[visited].max()[None, None].float())(features[:, None, None])[:, 0]
+        values[visited + earlier] = -torch.inf
+        assert choice == values.argmax()
+
+
+@pytest.mark.parametrize("surrogate", [GaussianProcess(), DNGO(hidden_size=32, num_steps=60)], ids=["gp", "dngo"])
+def test_finds_the_best_sooner_than_chance(play, scores, surrogate):
+    history = play(BayesianSearch(surrogate, encoding=OneHotEncoding(), num_initial=8), runs=8, capacity=24)
+    found = (history.indices == scores.argmax()).any(dim=1).sum().item()
+    # By chance a run of 24 finds it with probability 24 / 81.
+    assert found >= 7
+
+
+def test_whose_features(tiny):
+    assert not BayesianSearch(GaussianProcess(), encoding=OneHotEncoding()).needs_embeddings
+    assert BayesianSearch(GaussianProcess()).needs_embeddings
+    assert isinstance(BayesianSearch(GaussianProcess()).acquisition, LogEI)
+    assert BayesianSearch(GaussianProcess()).num_initial == 16
+
+
+def test_an_untrained_module_is_named(tiny, written):
+    history = written([[0, 1]], [[90.0, 91.0]], capacity=3)
+    with pytest.raises(SearchStateError, match="needs the embeddings of a trained module"):
+        BayesianSearch(GaussianProcess(), num_initial=2).propose(history, CandidatePool(tiny))
+
+
+def test_two_evaluations_are_needed():
+    with pytest.raises(UsageError, match="num_initial=1"):
+        BayesianSearch(GaussianProcess(), num_initial=1)
