@@ -70,6 +70,7 @@ def test_trainings_are_collected_from_their_run_folders(tmp_path):
     for seed in (0, 1):
         comparison.write_result(tmp_path / f"run{seed}" / "result", training)
     found = comparison.collect_results([tmp_path / "run0", tmp_path / "run1"])
-    assert [entry.rows for entry in found] == [training.rows] * 2
+    assert [entry.name for entry in found] == [training.name] * 2
+    assert [row.mean for row in found[1].rows] == pytest.approx([row.mean for row in training.rows])
     with pytest.raises(RunFolderError):
         comparison.collect_results([tmp_path / "empty"])
