@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,14 @@ def real_table() -> Table:
             "set LIGHTNING_NAS_DATA to a folder with nasbench201.npz ('lightning-nas data prepare nasbench201')"
         )
     return read_table(path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The tiny experiment with its table, ready for the command line (see ``tests/contract.py``)."""
+    from tests.contract import Project
+
+    monkeypatch.setattr(sys, "argv", ["lightning-nas"])  # the command line writes there, for further processes
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return Project(tmp_path)

@@ -3,10 +3,13 @@
 A module's test subclasses :class:`ModuleContract` and says how to make the module and its data; all else is inherited.
 """
 
+import multiprocessing
+import os
 from functools import cached_property
 
 import numpy as np
 import torch
+import yaml
 from pytorch_lightning import Callback, Trainer, seed_everything
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -236,3 +239,122 @@ class TinyModuleContract(ModuleContract):
         from lightning_nas.datamodules.cells import CellDataModule
 
         return CellDataModule(self.space, batch_size=8, eval_batch_size=32, val_fraction=0.2, seed=seed)
+
+
+def tiny_config(folder, **search):
+    """A complete experiment on the tiny space as a dictionary: arch2vec, then four strategies, five runs each."""
+    return {
+        "seed_everything": 0,
+        "model": {
+            "class_path": "lightning_nas.modules.arch2vec.Arch2Vec",
+            "init_args": {"hidden_dim": 8, "latent_dim": 3, "num_layers": 2},
+        },
+        "data": {
+            "class_path": "lightning_nas.datamodules.cells.CellDataModule",
+            "init_args": {"space": "tests.contract.TinySpace", "batch_size": 8, "eval_batch_size": 32},
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_epochs": 2,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [
+                {
+                    "class_path": "lightning_nas.callbacks.search.SearchCallback",
+                    "init_args": {
+                        "benchmark": {
+                            "class_path": "lightning_nas.benchmarks.tabular.TabularBenchmark",
+                            "init_args": {
+                                "space": "tests.contract.TinySpace",
+                                "table": str(folder / "tiny.npz"),
+                                "dataset": "toy",
+                                "epochs": 3,
+                                "test_epochs": 9,
+                            },
+                        },
+                        "strategies": {
+                            "random": {"class_path": "lightning_nas.search.random.RandomSearch"},
+                            "evolution": {
+                                "class_path": "lightning_nas.search.evolution.RegularizedEvolution",
+                                "init_args": {"population_size": 4},
+                            },
+                            "gp": {
+                                "class_path": "lightning_nas.search.bayesian.BayesianSearch",
+                                "init_args": {
+                                    "surrogate": "lightning_nas.predictors.gp.GaussianProcess",
+                                    "num_initial": 4,
+                                },
+                            },
+                        },
+                        "num_queries": 8,
+                        "num_runs": 5,
+                        **search,
+                    },
+                }
+            ],
+        },
+    }
+
+
+class Project:
+    """A folder with the tiny table and experiment, and the command line on it.
+
+    Args:
+        folder: Where to put it; runs go to ``folder / "run"`` unless told otherwise.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.run_dir = folder / "run"
+        write_tiny_table(folder / "tiny.npz")
+        self.config = self.write()
+
+    def write(self, name="tiny.yaml", change=lambda config: None, **search):
+        """Write a configuration and return its path."""
+        config = tiny_config(self.folder, **search)
+        change(config)
+        path = self.folder / name
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return path
+
+    def main(self, verb, *args, config=None, run_dir=None):
+        """Type ``lightning-nas VERB --config … --run_dir … ARGS`` in this process."""
+        from lightning_nas.cli import main
+
+        main([verb, "--config", str(config or self.config), "--run_dir", str(run_dir or self.run_dir), *map(str, args)])
+
+    def fork(self, *args, before=lambda: None, **kwargs):
+        """The same in a process of its own, started at once; ``before`` runs in it first."""
+
+        def child():
+            with open(self.folder / "child.log", "a") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            before()
+            self.main(*args, **kwargs)
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        return process
+
+
+def weights_in(run_dir):
+    """State of the last checkpoint of a run folder."""
+    return torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def histories_in(run_dir):
+    """Histories of all strategies of a run folder, by name."""
+    files = sorted((run_dir / "search").glob("*.pt"))
+    return {file.stem: torch.load(file, weights_only=True)["history"] for file in files}
+
+
+def assert_same_searches(ours, theirs):
+    """Two run folders hold the same histories, bit for bit."""
+    first, second = histories_in(ours), histories_in(theirs)
+    assert first.keys() == second.keys() != set()
+    for name in first:
+        assert first[name].pop("seed") == second[name].pop("seed")
+        assert_identical(first[name], second[name])
