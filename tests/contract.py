@@ -66,13 +66,13 @@ def write_tiny_table(path, change=lambda columns: None):
     return write_table(path, {"space": "tiny"}, columns)
 
 
-def quiet_trainer(folder, **arguments):
+def quiet_trainer(folder, kind=Trainer, **arguments):
     """A Trainer without bars and summaries, on one CPU process unless asked otherwise."""
     defaults = {
         "accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False,
         "enable_model_summary": False, "enable_checkpointing": False, "log_every_n_steps": 1,
     }  # fmt: skip
-    return Trainer(default_root_dir=str(folder), **{**defaults, **arguments})
+    return kind(default_root_dir=str(folder), **{**defaults, **arguments})
 
 
 def weights(module):
