@@ -231,9 +231,17 @@ class SearchCallback(Callback):
         if not path.exists():
             return None
         try:
-            return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+            state = torch.load(path, weights_only=True)
+            SearchHistory.from_state_dict(state["history"])
+            missing = {"identity", "strategy", "embeddings"} - state.keys()
+            if missing:
+                raise KeyError(*missing)
         except Exception as error:  # a damaged file can fail in many ways
-            raise SearchStateError(f"{path}: cannot be read ({error}); delete it to search again") from error
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise SearchStateError(
+                f"{path}: not the history of a search ({reason}); delete it to search again"
+            ) from error
+        return state  # type: ignore[no-any-return]
 
     def _save(self, name: str, history: SearchHistory, learned: dict[str, Tensor], pool: CandidatePool[Any]) -> None:
         state = {
