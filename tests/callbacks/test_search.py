@@ -1,0 +1,342 @@
+import csv
+import json
+
+import pytest
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from lightning_nas.benchmarks.tabular import TabularBenchmark
+from lightning_nas.callbacks.search import SearchCallback
+from lightning_nas.datamodules.cells import CellDataModule
+from lightning_nas.errors import SearchStateError, UsageError
+from lightning_nas.modules.arch2vec import Arch2Vec
+from lightning_nas.predictors.gp import GaussianProcess
+from lightning_nas.search.bayesian import BayesianSearch
+from lightning_nas.search.evolution import RegularizedEvolution
+from lightning_nas.search.history import SearchHistory
+from lightning_nas.search.loop import best_so_far, search_rounds
+from lightning_nas.search.pool import CandidatePool
+from lightning_nas.search.random import RandomSearch
+from lightning_nas.search.strategy import SearchStrategy
+from lightning_nas.spaces.encodings import OneHotEncoding
+from lightning_nas.trainer import NASTrainer
+from tests.contract import (
+    OtherSpace,
+    TinySpace,
+    assert_identical,
+    assert_same_searches,
+    histories_in,
+    quiet_trainer,
+    write_tiny_table,
+)
+
+SPACE = TinySpace()
+
+
+class Learner(SearchStrategy):
+    """Walks through the space from where the sum of the scores it was told points: state that no history holds."""
+
+    def __init__(self):
+        self.total = torch.zeros(0, dtype=torch.float64)
+
+    def propose(self, history, pool):
+        if len(self.total) != len(history.runs):
+            self.total = torch.zeros(len(history.runs), dtype=torch.float64)
+        start = (self.total * 1000).long() + history.runs
+        tried = [set(row) for row in history.indices.tolist()]
+        return torch.tensor([
+            next(i % 81 for i in range(s, s + 81) if i % 81 not in seen)
+            for s, seen in zip(start.tolist(), tried, strict=True)
+        ])  # fmt: skip
+
+    def tell(self, history):
+        self.total = self.total + history.valid[:, history.length - 1]
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total = state["total"]
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    write_tiny_table(tmp_path / "tiny.npz")
+    return TabularBenchmark(SPACE, str(tmp_path / "tiny.npz"), "toy", epochs=3, test_epochs=9)
+
+
+def all_strategies():
+    return {
+        "random": RandomSearch(),
+        "evolution": RegularizedEvolution(population_size=3),
+        "gp": BayesianSearch(GaussianProcess(), num_initial=3),
+    }
+
+
+def free_strategies():
+    return {"random": RandomSearch(), "hot": BayesianSearch(GaussianProcess(), encoding=OneHotEncoding())}
+
+
+def trainer(folder, callback, **arguments):
+    return quiet_trainer(folder, NASTrainer, **{"max_epochs": 1, "callbacks": [callback], **arguments})
+
+
+def module(seed=0):
+    torch.manual_seed(seed)
+    return Arch2Vec(num_ops=5, latent_dim=3, hidden_dim=8, num_layers=1)
+
+
+def data(space=SPACE):
+    return CellDataModule(space, batch_size=27, eval_batch_size=30)
+
+
+def search(folder, benchmark, strategies=None, weights=0, **arguments):
+    """Search without training, with strategies that need none unless a checkpoint of random weights is made."""
+    strategies = strategies if strategies is not None else free_strategies()
+    callback = SearchCallback(benchmark, strategies, **{"num_queries": 6, "num_runs": 3, **arguments})
+    checkpoint = None
+    if callback.needs_embeddings:
+        checkpoint = folder / f"random{weights}.ckpt"
+        folder.mkdir(exist_ok=True)
+        if not checkpoint.exists():
+            save_checkpoint(checkpoint, module(weights))
+    trainer(folder, callback).search(module(weights), data(), ckpt_path=checkpoint and str(checkpoint))
+    return callback
+
+
+def save_checkpoint(path, weights):
+    saver = quiet_trainer(path.parent)
+    saver.strategy.connect(weights)
+    saver.save_checkpoint(path)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_fit_and_search_find_the_same(tmp_path, benchmark):
+    callback = SearchCallback(benchmark, all_strategies(), num_queries=8, num_runs=3)
+    fitted = trainer(tmp_path / "fit", callback)
+    fitted.fit(module(), data())
+    fitted.save_checkpoint(tmp_path / "trained.ckpt")
+    again = SearchCallback(benchmark, all_strategies(), num_queries=8, num_runs=3)
+    trainer(tmp_path / "search", again).search(module(5), data(), str(tmp_path / "trained.ckpt"), weights_only=True)
+    assert_same_searches(tmp_path / "fit", tmp_path / "search")
+    prints = [torch.load(tmp_path / verb / "search" / "gp.pt")["embeddings"] for verb in ("fit", "search")]
+    assert prints[0] == prints[1] is not None
+    # The embeddings matter: those of other weights lead elsewhere.
+    search(tmp_path / "other", benchmark, all_strategies(), weights=9, num_queries=8)
+    ours, theirs = (histories_in(tmp_path / name) for name in ("fit", "other"))
+    assert torch.equal(ours["random"]["indices"], theirs["random"]["indices"])
+    assert not torch.equal(ours["gp"]["indices"], theirs["gp"]["indices"])
+
+
+def test_the_histories_are_those_of_the_bare_loop_and_the_table(tmp_path, benchmark):
+    search(tmp_path / "run", benchmark, {"random": RandomSearch()}, batch_size=4)
+    bare = SearchHistory.empty(3, 6, 0)
+    list(search_rounds(RandomSearch(), bare, CandidatePool(SPACE), benchmark, 4))
+    found = SearchHistory.from_state_dict(histories_in(tmp_path / "run")["random"])
+    assert_identical(found._columns(), bare._columns())
+    assert torch.equal(found.valid, benchmark.lookup(found.indices).valid)
+    assert [len(set(row)) for row in found.indices.tolist()] == [6, 6, 6]
+
+
+def test_files_left_in_the_run_folder(tmp_path, benchmark):
+    folder = tmp_path / "run"
+    callback = SearchCallback(benchmark, all_strategies(), num_queries=5, num_runs=2)
+    trainer(folder, callback, logger=TensorBoardLogger(str(folder), name="", version="")).fit(module(), data())
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    results = {"trials.csv", "summary.md", "genotype.json", "regret.png", "regret.pdf"}
+    histories = {"search/random.pt", "search/evolution.pt", "search/gp.pt"}
+    assert {name for name in left if "tfevents" not in name} == results | histories | {
+        "search/search.json", "hparams.yaml",
+    }  # fmt: skip
+    with open(folder / "trials.csv", newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert len(trials) == 3 * 2 * 5
+    assert {row["architecture"] for row in trials} <= {SPACE.format(arch) for arch in SPACE}
+    record = json.loads((folder / "search" / "search.json").read_text())
+    assert (record["space"], record["num_runs"], record["num_queries"]) == ("tiny", 2, 5)
+    assert record["benchmark"] == benchmark.identity()
+    assert record["seconds"].keys() == all_strategies().keys()
+
+
+def test_tensorboard_gets_means_over_runs(tmp_path, benchmark):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "run"
+    callback = SearchCallback(benchmark, {"random": RandomSearch()}, num_queries=5, num_runs=2)
+    trainer(folder, callback, logger=TensorBoardLogger(str(folder), name="", version="")).fit(module(), data())
+    events = EventAccumulator(str(folder / "search" / "tensorboard" / "random"))
+    events.Reload()
+    values = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert values.keys() == {"search/incumbent", "search/test", "search/regret", "search/num_queries"}
+    history = SearchHistory.from_state_dict(histories_in(folder)["random"])
+    for step in range(1, 6):
+        valid, test = best_so_far(history.prefix(step))
+        assert values["search/incumbent"][step - 1] == (step, pytest.approx(valid))
+        assert values["search/test"][step - 1] == (step, pytest.approx(test))
+        assert values["search/regret"][step - 1] == (step, pytest.approx(benchmark.optimum - test, abs=1e-4))
+    assert values["search/num_queries"][-1] == (5, 5.0)
+
+
+def test_fast_dev_run_leaves_nothing(tmp_path, benchmark):
+    folder = tmp_path / "run"
+    callback = SearchCallback(benchmark, all_strategies(), num_queries=5)
+    quick = trainer(folder, callback, fast_dev_run=True)
+    quick.fit(module(), data())
+    save_checkpoint(tmp_path / "made.ckpt", module())
+    quick.search(module(), data(), ckpt_path=str(tmp_path / "made.ckpt"))
+    assert not folder.exists()
+
+
+CHANGES = {
+    "seed": {"seed": 1},
+    "benchmark": {},
+    "strategy": {"strategies": {"random": RandomSearch(), "evolution": RegularizedEvolution(population_size=4)}},
+    "batch_size": {"batch_size": 2},
+    "num_runs": {"num_runs": 4},
+    "num_queries": {"num_queries": 5},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_another_search_is_refused_and_nothing_is_lost(tmp_path, benchmark, what):
+    strategies = {"random": RandomSearch(), "evolution": RegularizedEvolution(population_size=3)}
+    search(tmp_path / "run", benchmark, strategies)
+    before = contents(tmp_path / "run")
+    arguments = {"strategies": strategies, **CHANGES[what]}
+    other = TabularBenchmark(SPACE, str(tmp_path / "tiny.npz"), "second", epochs=3, test_epochs=9)
+    with pytest.raises(SearchStateError, match=f"another {what}.*--run_dir"):
+        search(tmp_path / "run", other if what == "benchmark" else benchmark, **arguments)
+    assert contents(tmp_path / "run") == before
+    search(tmp_path / "run", benchmark, strategies)  # and the old one still stands
+
+
+def test_other_embeddings_are_refused(tmp_path, benchmark):
+    search(tmp_path / "run", benchmark, all_strategies())
+    history = (tmp_path / "run" / "search" / "gp.pt").read_bytes()
+    with pytest.raises(SearchStateError, match="another embeddings"):
+        search(tmp_path / "run", benchmark, all_strategies(), weights=1)
+    assert (tmp_path / "run" / "search" / "gp.pt").read_bytes() == history
+
+
+def test_more_queries_continue(tmp_path, benchmark, monkeypatch):
+    strategies = {**all_strategies(), "learner": Learner()}
+    search(tmp_path / "straight", benchmark, strategies, num_queries=9)
+    search(tmp_path / "run", benchmark, {**all_strategies(), "learner": Learner()}, num_queries=4)
+    asked = count_evaluations(monkeypatch)
+    search(tmp_path / "run", benchmark, {**all_strategies(), "learner": Learner()}, num_queries=9)
+    assert sum(asked) == 4 * 3 * 5
+    assert_same_searches(tmp_path / "run", tmp_path / "straight")
+
+
+def count_evaluations(monkeypatch):
+    asked, evaluate = [], TabularBenchmark.evaluate
+    monkeypatch.setattr(
+        TabularBenchmark, "evaluate", lambda self, archs, epochs=None: asked.append(len(archs)) or evaluate(self, archs)
+    )
+    return asked
+
+
+def test_a_finished_search_is_only_reported(tmp_path, benchmark, monkeypatch):
+    folder = tmp_path / "run"
+    search(folder, benchmark)
+    histories = {path: path.read_bytes() for path in (folder / "search").glob("*.pt")}
+    table = (folder / "trials.csv").read_bytes()
+    (folder / "trials.csv").unlink()
+    asked = count_evaluations(monkeypatch)
+    search(folder, benchmark)
+    assert asked == []
+    assert {path: path.read_bytes() for path in (folder / "search").glob("*.pt")} == histories
+    assert (folder / "trials.csv").read_bytes() == table
+
+
+def test_a_search_stopped_by_an_error_continues_where_it_was(tmp_path, benchmark, monkeypatch):
+    search(tmp_path / "straight", benchmark, {"learner": Learner()})
+    calls, closed, evaluate = [], [], TabularBenchmark.evaluate
+
+    def fail_at_fourth(self, archs, epochs=None):
+        calls.append(archs)
+        if len(calls) == 4:
+            raise KeyError("the oracle is ill")
+        return evaluate(self, archs, epochs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TabularBenchmark, "evaluate", fail_at_fourth)
+        patch.setattr(TabularBenchmark, "close", lambda self: closed.append(True))
+        with pytest.raises(KeyError):
+            search(tmp_path / "run", benchmark, {"learner": Learner()})
+    assert closed
+    assert (histories_in(tmp_path / "run")["learner"]["status"] > 0).sum(dim=1).tolist() == [3, 3, 3]
+    asked = count_evaluations(monkeypatch)
+    search(tmp_path / "run", benchmark, {"learner": Learner()})
+    assert len(asked) == 3
+    assert_same_searches(tmp_path / "run", tmp_path / "straight")
+
+
+DAMAGES = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-500]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("not a history"),
+    "another torch file": lambda path: torch.save({"weights": torch.zeros(3)}, path),
+    "a tensor": lambda path: torch.save(torch.zeros(3), path),
+    "a history without a column": lambda path: torch.save(
+        {**torch.load(path), "history": {k: v for k, v in torch.load(path)["history"].items() if k != "cost"}}, path
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_history_is_a_clear_error(tmp_path, benchmark, damage):
+    search(tmp_path / "run", benchmark)
+    path = tmp_path / "run" / "search" / "random.pt"
+    DAMAGES[damage](path)
+    before = contents(tmp_path / "run")
+    with pytest.raises(SearchStateError, match=r"random\.pt.*delete it"):
+        search(tmp_path / "run", benchmark)
+    assert contents(tmp_path / "run") == before
+
+
+def test_without_a_checkpoint(tmp_path, benchmark):
+    with_none = SearchCallback(benchmark, free_strategies(), num_queries=5)
+    trainer(tmp_path / "free", with_none).search(module(), data())
+    assert histories_in(tmp_path / "free").keys() == free_strategies().keys()
+    needy = SearchCallback(benchmark, all_strategies(), num_queries=5)
+    with pytest.raises(UsageError, match=r"last\.ckpt does not exist.*--ckpt_path"):
+        trainer(tmp_path / "needy", needy).search(module(), data())
+    assert not (tmp_path / "needy").exists()
+
+
+def test_predicting_does_not_search(tmp_path, benchmark):
+    callback = SearchCallback(benchmark, free_strategies(), num_queries=5)
+    trainer(tmp_path / "run", callback).predict(module(), data())
+    assert histories_in(tmp_path / "run") == {}
+
+
+def test_more_queries_than_members(tmp_path, benchmark):
+    with pytest.raises(UsageError, match=r"num_queries=82.*only 81"):
+        search(tmp_path / "run", benchmark, num_queries=82)
+    search(tmp_path / "run", benchmark, {"random": RandomSearch()}, num_queries=81, num_runs=1, batch_size=27)
+    assert histories_in(tmp_path / "run")["random"]["indices"].sort().values.tolist() == [list(range(81))]
+
+
+def test_the_data_must_be_of_the_benchmarks_space(tmp_path, benchmark):
+    callback = SearchCallback(benchmark, free_strategies(), num_queries=5)
+    for verb in ("fit", "search"):
+        with pytest.raises(UsageError, match=r"'other'.*'tiny'"):
+            getattr(trainer(tmp_path / "run", callback), verb)(module(), datamodule=data(OtherSpace()))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"num_queries": 0}, {"num_runs": 0}, {"batch_size": 0}, {"strategies": {}}], ids=str
+)
+def test_nonsense_is_refused(benchmark, arguments):
+    with pytest.raises(UsageError, match=f"{next(iter(arguments))}=.*expected"):
+        SearchCallback(**{"benchmark": benchmark, "strategies": free_strategies(), **arguments})
+
+
+def test_training_goes_on_in_its_own_mode(tmp_path, benchmark):
+    fitted = module()
+    trainer(tmp_path, SearchCallback(benchmark, free_strategies(), num_queries=3)).fit(fitted, data())
+    assert fitted.training
