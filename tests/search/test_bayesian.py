@@ -14,10 +14,10 @@ from lightning_nas.spaces.encodings import OneHotEncoding
 
 
 class SumModel(RunModel):
-    """Predicts 10 times the sum of a candidate's features."""
+    """Predicts 200 plus 10 times the sum of a candidate's features: more than any score."""
 
     def joint(self, points):
-        return 10 * points.sum(-1), torch.eye(points.shape[1]).expand(len(points), -1, -1)
+        return 200 + 10 * points.sum(-1), torch.eye(points.shape[1]).expand(len(points), -1, -1)
 
 
 class Spy(Acquisition):
@@ -72,7 +72,7 @@ def test_running_evaluations_stand_in_with_the_surrogates_mean(pool, written):
     (_, _, first, _), (X, y, second, seeds) = spy.fits
     assert first.tolist() == [[True, False, True], [True, False, False]]
     assert second.tolist() == [[True, True, True], [True, False, True]]
-    believed = 10 * X.sum(-1)
+    believed = 200 + 10 * X.sum(-1)
     np.testing.assert_allclose(y[0], [91.0, believed[0, 1], 93.0], rtol=1e-6)
     np.testing.assert_allclose(y[1, [0, 2]], [70.0, believed[1, 2]], rtol=1e-6)
     assert y[1, 1].isnan()

@@ -30,10 +30,10 @@ def aging_evolution(seed, run, budget, neighbors, scores, population_size, sampl
 @pytest.mark.parametrize("failing", [(), range(0, 81, 3), range(10, 81)])
 @pytest.mark.parametrize(("population_size", "sample_size"), [(10, 3), (4, 2), (1, 1), (6, 12)])
 def test_equals_aging_evolution(play, pool, scores, population_size, sample_size, failing):
-    history = play(RegularizedEvolution(population_size, sample_size), runs=5, capacity=60, seed=2, failing=failing)
+    history = play(RegularizedEvolution(population_size, sample_size), runs=4, capacity=45, seed=2, failing=failing)
     worth = [float("nan") if i in failing else s for i, s in enumerate(scores.tolist())]
-    for run in range(5):
-        expected = aging_evolution(2, run, 60, pool.neighbors.tolist(), worth, population_size, sample_size)
+    for run in range(4):
+        expected = aging_evolution(2, run, 45, pool.neighbors.tolist(), worth, population_size, sample_size)
         assert history.indices[run].tolist() == expected
 
 
@@ -52,7 +52,7 @@ def propose(strategy, written, pool, runs=300):
 
 
 def test_parents_are_the_youngest_scored_members(written, pool):
-    children = set(propose(RegularizedEvolution(4, sample_size=1), written, pool, runs=2000))
+    children = set(propose(RegularizedEvolution(4, sample_size=1), written, pool, runs=800))
     assert children == neighborhood(pool, [7, 8, 9, 5]) - set(TRIED)
 
 

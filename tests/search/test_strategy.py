@@ -17,7 +17,7 @@ from lightning_nas.search.random import RandomSearch
 from lightning_nas.search.strategy import SearchStrategy, describe
 from lightning_nas.spaces.encodings import OneHotEncoding
 
-GP = {"surrogate": lambda: GaussianProcess((0.5, 1.0, 2.0), (1e-3, 1e-1), refit_every=3), "encoding": OneHotEncoding}
+GP = {"surrogate": lambda: GaussianProcess((0.5, 2.0), (1e-2,), refit_every=3), "encoding": OneHotEncoding}
 NET = {"surrogate": lambda: DNGO(hidden_size=8, num_steps=4), "encoding": lambda: None}  # on embeddings
 ACQUISITIONS = {
     "logei": LogEI,
@@ -38,6 +38,12 @@ STRATEGIES = {
     **{f"gp-{name}": bayesian(GP, name) for name in ACQUISITIONS},
     **{f"dngo-{name}": bayesian(NET, name) for name in ACQUISITIONS},
 }
+# What BoTorch and GPyTorch say about plain EI and about features fewer than candidates is known.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:ExpectedImprovement has known",
+    "ignore:A not p.d.",
+    "ignore:Negative variance values",
+)
 BATCHES = (1, 3)
 FAILING = range(2, 81, 5)
 
@@ -56,8 +62,8 @@ def small(pool):
 
 @pytest.mark.parametrize("q", BATCHES)
 def test_no_repeats_and_all_places_filled(make, play, q):
-    history = play(make(), capacity=16, q=q, failing=FAILING)
-    assert all(len(set(row)) == 16 for row in history.indices.tolist())
+    history = play(make(), capacity=13, q=q, failing=FAILING)
+    assert all(len(set(row)) == 13 for row in history.indices.tolist())
     assert ((history.indices >= 0) & (history.indices < 81)).all()
     failed = torch.isin(history.indices, torch.tensor(FAILING))
     assert failed.any()
@@ -92,24 +98,24 @@ def test_asking_is_a_pure_function_of_the_history(make, play, pool, same, q, len
 
 @pytest.mark.parametrize("q", BATCHES)
 def test_runs_split_over_processes_make_the_same_search(make, play, same, q):
-    whole = play(make(), runs=5, capacity=14, q=q, failing=FAILING)
+    whole = play(make(), runs=3, capacity=11, q=q, failing=FAILING)
     for rank in range(2):
-        same(play(make(), runs=range(rank, 5, 2), capacity=14, q=q, failing=FAILING), whole.rows(slice(rank, None, 2)))
+        same(play(make(), runs=range(rank, 3, 2), capacity=11, q=q, failing=FAILING), whole.rows(slice(rank, None, 2)))
 
 
 @pytest.mark.parametrize("q", BATCHES)
 def test_interrupted_at_any_round(make, play, make_benchmark, pool, same, tmp_path, q):
-    whole = play(make(), runs=2, capacity=10, q=q, failing=FAILING)
-    history = SearchHistory.empty(2, 10)
+    whole = play(make(), runs=2, capacity=8, q=q, failing=FAILING)
+    history = SearchHistory.empty(2, 8)
     strategy, rounds = make(), 0
-    while history.length < 10:
+    while history.length < 8:
         next(search_rounds(strategy, history, pool, make_benchmark(FAILING), q))
         torch.save({"history": history.state_dict(), "strategy": strategy.state_dict()}, tmp_path / "state.pt")
         state = torch.load(tmp_path / "state.pt", weights_only=True)
         history, strategy = SearchHistory.from_state_dict(state["history"]), make()
         strategy.load_state_dict(state["strategy"])
         rounds += 1
-    assert rounds == -(-10 // q)
+    assert rounds == -(-8 // q)
     same(history, whole)
 
 
@@ -123,8 +129,8 @@ def test_to_the_end_of_the_pool_and_not_beyond(make, play, small, q):
 
 @pytest.mark.parametrize("failing", [range(81), range(1, 81)], ids=["all", "all but one"])
 def test_failures_everywhere(make, play, failing):
-    history = play(make(), capacity=14, q=2, failing=failing)
-    assert all(len(set(row)) == 14 for row in history.indices.tolist())
+    history = play(make(), capacity=9, q=2, failing=failing)
+    assert all(len(set(row)) == 9 for row in history.indices.tolist())
 
 
 def test_first_batch_larger_than_the_initial_sample(make, play):
