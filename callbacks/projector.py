@@ -43,12 +43,12 @@ class EmbeddingProjector(Callback):
         embeddings = torch.cat([pl_module.predict_step(batch, 0)[1].cpu() for batch in batches])
         pl_module.train(was_training)
         members = [data.space[i] for i in chosen.tolist()]
-        header, rows = ["architecture"], [[data.space.format(member)] for member in members]
+        names = [data.space.format(member) for member in members]
+        rows: list[Any] = names
+        header = None
         if self.benchmark is not None:
             scores = self.benchmark.evaluate(members)
-            header += ["valid", "test"]
-            for row, valid, test in zip(rows, scores.valid.tolist(), scores.test.tolist(), strict=True):
-                row += [f"{valid:.2f}", f"{test:.2f}"]
-        loggers[0].experiment.add_embedding(
-            embeddings, rows, metadata_header=header if len(header) > 1 else None, tag="embedding"
-        )
+            header = ["architecture", "valid", "test"]
+            columns = zip(names, scores.valid.tolist(), scores.test.tolist(), strict=True)
+            rows = [[name, f"{valid:.2f}", f"{test:.2f}"] for name, valid, test in columns]
+        loggers[0].experiment.add_embedding(embeddings, rows, metadata_header=header, tag="embedding")

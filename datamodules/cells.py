@@ -124,8 +124,11 @@ class CellDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=identity)  # type: ignore[arg-type]
 
     def cells(self, indices: Tensor) -> Iterator[Batch]:
-        """Large batches of any members in the given order, for callbacks."""
-        yield from self._loader(indices, self.eval_batch_size)
+        """Large batches of any members in the given order, for callbacks; draws no random numbers, as loaders do."""
+        assert self._graphs is not None, "setup() comes before cells()"
+        dataset = CellDataset(indices, self._graphs)
+        for items in torch.arange(len(indices)).split(self.eval_batch_size):
+            yield dataset.__getitems__(items.tolist())
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training cells."""
