@@ -166,7 +166,9 @@ class SearchCallback(Callback):
         writer = _summary_writer(trainer, name)
         with progress:
             progress.update(everything)
-            for current in search_rounds(strategy, local, pool, self.benchmark, self.batch_size):
+            for current in search_rounds(
+                strategy, local, pool, self.benchmark, self.batch_size, start=everything.length
+            ):
                 everything = _gather(trainer, current, self.num_runs)
                 learned = {
                     key: _gather_rows(trainer, value, self.num_runs) for key, value in strategy.state_dict().items()

@@ -127,7 +127,7 @@ class CellDataModule(LightningDataModule):
         """Large batches of any members in the given order, for callbacks; draws no random numbers, as loaders do."""
         assert self._graphs is not None, "setup() comes before cells()"
         dataset = CellDataset(indices, self._graphs)
-        for items in torch.arange(len(indices)).split(self.eval_batch_size):
+        for items in torch.split(torch.arange(len(indices)), self.eval_batch_size):
             yield dataset.__getitems__(items.tolist())
 
     def train_dataloader(self) -> DataLoader[Batch]:

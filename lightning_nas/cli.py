@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: What was typed behind ``lightning-nas``; None for ``sys.argv``.
     """
+    # Threads that spin while they wait make small models many times slower as soon as another program runs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         sys.stdout.write(HELP)

@@ -6,11 +6,14 @@ import os
 import re
 import sys
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ActionConfigFile
 from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -67,9 +70,9 @@ def expand_configs(args: list[str]) -> tuple[list[str], str]:
     expanded, folder = [], "runs/default"
     for place, arg in enumerate(args):
         name = None
-        if arg.startswith("--config="):
-            name = arg.removeprefix("--config=")
-        elif place and args[place - 1] == "--config":
+        if arg.startswith(("--config=", "-c=")):
+            name = arg.partition("=")[2]
+        elif place and args[place - 1] in ("--config", "-c"):
             name = arg
         if name is None:
             expanded.append(arg)
@@ -103,6 +106,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(partial, target)
 
 
+class NASArgumentParser(LightningArgumentParser):
+    """Adds the closest match to complaints about unknown keys and classes."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Print the message and end with status 2."""
+        # Parsers are nested: the inner one's complaint, with its match, is part of the outer one's.
+        super().error(message if "Did you mean" in message else message + self._closest(message), ex)
+
+    def _closest(self, message: str) -> str:
+        unknown = re.search(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", message)
+        missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+        if unknown:
+            module, _, name = unknown[1].rpartition(".")
+            known, got = list(signature(getattr(import_module(module), name)).parameters), unknown[2]
+        elif missing:
+            known, got = dir(import_module(missing[1])), missing[2]
+        elif option := re.search(r"does not accept option '([\w.]+)'", message):
+            got, action = option[1], self._subcommands_action
+            parsers = [self, *action.choices.values()] if action else [self]
+            known = list({action.dest for parser in parsers for action in parser._actions})
+        else:
+            return ""
+        near = get_close_matches(got, known, n=1) or get_close_matches(got.split(".")[0], known, n=1)
+        return f"\nDid you mean {near[0]!r}?" if near else ""
+
+
 class NASCLI(LightningCLI):
     """Adds ``search`` and ``--run_dir``, the one folder for configuration, checkpoints, TensorBoard and results.
 
@@ -125,6 +154,14 @@ class NASCLI(LightningCLI):
                 verb: {"usage": f"lightning-nas {verb} [--config FILE_OR_NAME] [options]"} for verb in VERBS
             },
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that knows the closest match."""
+        parser = NASArgumentParser(**kwargs)
+        parser.add_argument(
+            "-c", "--config", action=ActionConfigFile, help="YAML file, or the name of a shipped experiment."
+        )
+        return parser
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -38,31 +38,24 @@ class GaussianProcess:
     Args:
         lengthscales: Grid of length scales, in units of the features' root mean variance times sqrt(D).
         noises: Grid of noise variances, as a share of the output variance.
-        refit_every: Refit length scale and noise after this many new evaluations; in between they stay.
     """
 
     def __init__(
         self,
-        lengthscales: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
-        noises: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1),
-        refit_every: int = 5,
+        lengthscales: tuple[float, ...] = (0.3, 0.5, 0.8, 1.3, 2.0, 3.5),
+        noises: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1),
     ) -> None:
-        if min(lengthscales, default=0.0) <= 0 or min(noises, default=0.0) <= 0 or refit_every < 1:
+        if min(lengthscales, default=0.0) <= 0 or min(noises, default=0.0) <= 0:
             raise UsageError(
-                f"GaussianProcess(lengthscales={lengthscales}, noises={noises}, refit_every={refit_every}): "
-                "expected non-empty grids of positive numbers and refit_every >= 1"
+                f"GaussianProcess(lengthscales={lengthscales}, noises={noises}): "
+                "expected non-empty grids of positive numbers"
             )
         self.lengthscales = tuple(lengthscales)
         self.noises = tuple(noises)
-        self.refit_every = refit_every
 
     def fit(self, X: Tensor, y: Tensor, observed: Tensor, seeds: Tensor) -> Model:
         """Condition on the evaluations so far (see :class:`~lightning_nas.search.bayesian.Surrogate`)."""
-        # The number of evaluations behind the last refit depends on n alone, so a resumed search refits alike.
-        n = X.shape[1]
-        used = max(n - n % self.refit_every, min(n, 2))
-        lengthscale, noise = self.select(X[:, :used], y[:, :used], observed[:, :used])
-        return GaussianProcessModel(X, y, observed, lengthscale, noise)
+        return GaussianProcessModel(X, y, observed, *self.select(X, y, observed))
 
     def select(self, X: Tensor, y: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Length scale and noise of the highest marginal likelihood of each run, two of ``(R,)`` float64."""

@@ -98,7 +98,7 @@ def test_a_batch_believes_in_its_first_members(pool, written, scores):
     visited = [*range(10), 30, 31]
     history = written([visited], [scores[visited].tolist()], capacity=20)
     features, encoding = pool.features(OneHotEncoding()), OneHotEncoding()
-    surrogate = GaussianProcess(refit_every=100)  # length scale and noise from the first two scores, throughout
+    surrogate = GaussianProcess((1.0,), (1e-2,))  # the believed scores must not change length scale and noise
 
     def fit(members, values):
         y = torch.tensor([values], dtype=torch.float64)

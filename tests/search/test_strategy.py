@@ -17,7 +17,7 @@ from lightning_nas.search.random import RandomSearch
 from lightning_nas.search.strategy import SearchStrategy, describe
 from lightning_nas.spaces.encodings import OneHotEncoding
 
-GP = {"surrogate": lambda: GaussianProcess((0.5, 2.0), (1e-2,), refit_every=3), "encoding": OneHotEncoding}
+GP = {"surrogate": lambda: GaussianProcess((0.5, 2.0), (1e-2,)), "encoding": OneHotEncoding}
 NET = {"surrogate": lambda: DNGO(hidden_size=8, num_steps=4), "encoding": lambda: None}  # on embeddings
 ACQUISITIONS = {
     "logei": LogEI,
@@ -180,7 +180,7 @@ def test_describe():
     assert description["class"] == "lightning_nas.search.bayesian.BayesianSearch"
     assert description["num_initial"] == 5
     assert description["acquisition"]["incumbent"] == 100.0
-    assert description["surrogate"]["refit_every"] == 5
+    assert description["surrogate"]["noises"] == [1e-4, 1e-3, 1e-2, 1e-1]
     assert description["encoding"] == {"class": "lightning_nas.spaces.encodings.OneHotEncoding"}
 
 

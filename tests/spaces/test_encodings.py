@@ -22,7 +22,7 @@ class Foreign(SearchSpace):
 
 
 def test_one_hot_distances_count_differing_positions(cells):
-    features = OneHotEncoding()(cells)
+    features = OneHotEncoding().encode(cells)
     some = torch.arange(0, 15625, 997)
     distances = torch.cdist(features[some], features[some]).square()
     differing = (cells.codes[some][:, None] != cells.codes[some][None]).sum(dim=-1)
@@ -30,11 +30,11 @@ def test_one_hot_distances_count_differing_positions(cells):
 
 
 def test_one_hot_of_uneven_choices():
-    assert OneHotEncoding()(Other()).tolist()[4] == [0, 1, 0, 1, 0]
+    assert OneHotEncoding().encode(Other()).tolist()[4] == [0, 1, 0, 1, 0]
 
 
 def test_path_encoding_covers_the_space(cells):
-    features = PathEncoding()(cells)
+    features = PathEncoding().encode(cells)
     assert features.shape == (15625, 155)
     # Four routes; the two of length two may carry the same operations.
     assert set(features.sum(dim=1).tolist()) == {3.0, 4.0}
