@@ -1,0 +1,86 @@
+"""Every shipped experiment parses, for fit and for search, and says how to run it."""
+
+import re
+
+import pytest
+import yaml
+
+from lightning_nas.cli import main
+from lightning_nas.nascli import VERBS, expand_configs, resolve_config, shipped_configs
+
+CONFIGS = shipped_configs()
+
+
+@pytest.fixture
+def printed(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["lightning-nas"])
+    monkeypatch.chdir(tmp_path)
+
+    def printed(*args):
+        with pytest.raises(SystemExit) as stop:
+            main([*args, "--print_config"])
+        captured = capsys.readouterr()
+        assert stop.value.code == 0, captured.err
+        return yaml.safe_load(captured.out)
+
+    return printed
+
+
+def test_there_are_configurations():
+    assert {"demo", "arch2vec/nasbench201", "arch2vec/nasbench201_cifar10"} <= CONFIGS.keys()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("verb", ["fit", "search"])
+def test_it_parses(printed, name, verb, tmp_path):
+    config = printed(verb, "--config", name)
+    assert config["run_dir"] == f"runs/{name}"
+    assert config["model"]["class_path"].startswith("lightning_nas.modules.")
+    assert config["trainer"]["max_epochs"]
+    given = yaml.safe_load(CONFIGS[name].read_text())
+    assert config["data"]["class_path"] == given["data"]["class_path"]
+    assert list(tmp_path.iterdir()) == []  # parsing leaves nothing
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_begins_with_what_it_is_and_how_to_run_it(name):
+    comment = re.match(r"(#.*\n)+", CONFIGS[name].read_text()).group()
+    commands = re.findall(r"lightning-nas (\w+)\s+--config (\S+)", comment)
+    assert commands
+    for verb, config in commands:
+        assert verb in VERBS
+        assert config == name
+        assert resolve_config(config) == str(CONFIGS[name])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_search_names_its_runs_and_queries(name):
+    """What a result rests on is written down, not left to defaults."""
+    for callback in yaml.safe_load(CONFIGS[name].read_text())["trainer"].get("callbacks", []):
+        if callback["class_path"].endswith("SearchCallback"):
+            assert {"num_runs", "num_queries", "strategies"} <= callback["init_args"].keys()
+
+
+def test_flags_win_over_the_file(printed):
+    config = printed("fit", "--config", "demo", "--trainer.max_epochs", "77", "--model.latent_dim", "5")
+    assert config["trainer"]["max_epochs"] == 77
+    assert config["model"]["init_args"]["latent_dim"] == 5
+
+
+def test_the_run_folder_follows_the_first_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("seed_everything: 1\n")
+    run = tmp_path / "runs" / "some"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("seed_everything: 1\n")
+    demo = str(CONFIGS["demo"])
+    assert expand_configs(["--config", "demo", "--config", "mine.yaml"]) == (
+        ["--config", demo, "--config", "mine.yaml"], "runs/demo",
+    )  # fmt: skip
+    assert expand_configs(["--config=demo"]) == ([f"--config={demo}"], "runs/demo")
+    assert expand_configs(["-c", "demo"]) == (["-c", demo], "runs/demo")
+    assert expand_configs(["--config", "mine.yaml"])[1] == "runs/mine"
+    assert expand_configs(["--config", "runs/some/config.yaml"])[1] == "runs/some"
+    assert expand_configs(["--trainer.max_epochs", "3"])[1] == "runs/default"
+    (tmp_path / "demo").write_text("seed_everything: 2\n")
+    assert resolve_config("demo") == "demo"  # an existing file wins
