@@ -279,9 +279,11 @@ class SearchCallback(Callback):
         }
         with write_atomically(path) as file:
             json.dump(record, file, indent=2)
-        hint = f"lightning-nas report {self._folder}"
-        text = write_search_report(self._folder, histories, pool, self.benchmark, hint)
-        Console().print(Markdown(text))
+        steps = (f"lightning-nas report {self._folder}", f"tensorboard --logdir {self._folder}")
+        text = write_search_report(self._folder, histories, pool, self.benchmark, "\n    ".join(steps))
+        console = Console()
+        console.print(Markdown(text))
+        console.print(f"Figure: {self._folder / 'regret.png'}", highlight=False, soft_wrap=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop the benchmark's workers."""

@@ -14,8 +14,10 @@ _PACKAGES = ("lightning-nas", "torch", "pytorch-lightning", "botorch", "gpytorch
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command that started this process, as one would type it: shipped configurations by their names."""
+    root = f"{Path(__file__).parent / 'configs'}/"
+    typed = [arg.replace(root, "").removesuffix(".yaml") if root in arg else arg for arg in sys.argv[1:]]
+    return shlex.join([Path(sys.argv[0]).name, *typed])
 
 
 def commit() -> str | None:

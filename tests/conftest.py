@@ -38,7 +38,18 @@ def real_table() -> Table:
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def blank_figures(monkeypatch):
+    """Searches leave empty figures: drawing them takes longer than all else in a small test."""
+
+    def save_figure(figure, path):
+        for kind in ("png", "pdf"):
+            path.with_suffix(f".{kind}").touch()
+
+    monkeypatch.setattr("lightning_nas.report.save_figure", save_figure)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, blank_figures):
     """The tiny experiment with its table, ready for the command line (see ``tests/contract.py``)."""
     from tests.contract import Project
 

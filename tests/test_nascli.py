@@ -195,6 +195,7 @@ def test_one_folder_for_everything(finished):
         "config.yaml", "checkpoints/last.ckpt", "trials.csv", "summary.md", "genotype.json", "regret.png", "regret.pdf",
         "search/random.pt", "search/evolution.pt", "search/gp.pt", "search/search.json", "hparams.yaml",
     } <= names  # fmt: skip
+    assert (finished.run_dir / "regret.png").read_bytes().startswith(b"\x89PNG")
     assert not [name for name in names if name.rpartition("/")[2].startswith((".", "partial"))]
 
 

@@ -30,6 +30,8 @@ from tests.contract import (
     write_tiny_table,
 )
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 SPACE = TinySpace()
 
 
