@@ -1,0 +1,71 @@
+"""What README.md promises: its commands are understood, its code runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_nas.cli import LIGHTNING, main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)[1:]
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("lightning-nas ")
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-nas"])
+
+
+def test_there_are_commands_and_their_links_exist():
+    assert len(COMMANDS) > 8
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", README)
+    assert {"RESULTS.md", "CONTRIBUTING.md", "docs/demo.png"} <= set(links)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("args", [c for c in COMMANDS if c[0] in LIGHTNING], ids=" ".join)
+def test_configurations_of_the_commands_parse(args, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*args, "--print_config"])
+    assert stop.value.code == 0
+    assert "class_path: lightning_nas.modules.arch2vec.Arch2Vec" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args", [c for c in COMMANDS if c[0] == "spaces" or c == ["data", "list"]], ids=" ".join)
+def test_commands_that_need_no_data_run(args, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LIGHTNING_NAS_DATA", str(tmp_path))
+    main(args)
+    assert re.search("nasbench201|nor_conv_3x3", capsys.readouterr().out)
+
+
+def test_every_target_of_make_exists():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_own_space_in_fifty_lines_runs(tmp_path):
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 50
+    (tmp_path / "own_space.py").write_text(code)
+    environment = {**os.environ, "LIGHTNING_NAS_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "own_space.py"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    queries = re.findall(r"query (\d): validation ([\d.]+) %, test ([\d.]+) %", done.stdout)
+    assert [int(query) for query, _, _ in queries] == list(range(1, 9))
+    accuracies = [float(valid) for _, valid, _ in queries]
+    assert accuracies == sorted(accuracies)
+    assert accuracies[-1] > 50
