@@ -141,6 +141,8 @@ class SearchCallback(Callback):
         assert self._embeddings is not None
         pool: CandidatePool[Any] = CandidatePool(self.benchmark.space, embeddings=self._embeddings.cpu())  # type: ignore[arg-type]
         histories, seconds = {}, {}
+        if trainer.is_global_zero:
+            self._write_record({})
         for name, strategy in self.strategies.items():
             started = time.perf_counter()
             histories[name] = self._run_strategy(trainer, name, strategy, pool)
@@ -261,10 +263,19 @@ class SearchCallback(Callback):
 
         from lightning_nas.report import write_search_report  # matplotlib, so only when there is something to draw
 
+        self._write_record(seconds)
+        steps = (f"lightning-nas report {self._folder}", f"tensorboard --logdir {self._folder}")
+        text = write_search_report(self._folder, histories, pool, self.benchmark, "\n    ".join(steps))
+        console = Console()
+        console.print(Markdown(text))
+        console.print(f"Figure: {self._folder / 'regret.png'}", highlight=False, soft_wrap=True)
+
+    def _write_record(self, seconds: dict[str, float]) -> None:
+        """What the histories are of; written before the first round, so that an interrupted search can be reported."""
         path = self._folder / "search" / "search.json"
         if path.exists():  # a repeated command spends no time on what was done before: keep the first measurement
             earlier = json.loads(path.read_text()).get("seconds", {})
-            seconds = {name: max(value, earlier.get(name, 0.0)) for name, value in seconds.items()}
+            seconds = earlier | {name: max(value, earlier.get(name, 0.0)) for name, value in seconds.items()}
         record = {
             "space": self.benchmark.space.name,
             "benchmark": self.benchmark.identity(),
@@ -279,11 +290,6 @@ class SearchCallback(Callback):
         }
         with write_atomically(path) as file:
             json.dump(record, file, indent=2)
-        steps = (f"lightning-nas report {self._folder}", f"tensorboard --logdir {self._folder}")
-        text = write_search_report(self._folder, histories, pool, self.benchmark, "\n    ".join(steps))
-        console = Console()
-        console.print(Markdown(text))
-        console.print(f"Figure: {self._folder / 'regret.png'}", highlight=False, soft_wrap=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop the benchmark's workers."""
