@@ -98,12 +98,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         """Save, whole or not at all."""
-        target = Path(path)
-        # What a crash leaves must not be called "last": Lightning takes any such file for the last checkpoint.
-        partial = target.with_name("partial.ckpt")
-        with write_atomically(partial, "wb") as file:
+        with write_atomically(Path(path), "wb") as file:
             torch.save(checkpoint, file)
-        os.replace(partial, target)
 
 
 class NASArgumentParser(LightningArgumentParser):
