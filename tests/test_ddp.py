@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from lightning_nas.callbacks.search import SearchCallback
 from tests.contract import Project, assert_same_searches, histories_in
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +43,28 @@ def search(project, run_dir, alone, *arguments, **given):
     )
     process.join(120)
     assert process.exitcode == 0, (project.folder / "child.log").read_text()
+
+
+def keep_embeddings(folder):
+    """Makes the callback write down what it searches with; runs in the process that searches."""
+    original = SearchCallback._search
+
+    def watch(self, trainer):
+        torch.save(self._embeddings, folder / f"embeddings-{trainer.world_size}-{trainer.global_rank}.pt")
+        original(self, trainer)
+
+    SearchCallback._search = watch
+
+
+def test_both_processes_hold_the_embeddings_of_all_cells(project, alone):
+    for flags in ((), TWO):
+        run_dir = project.folder / str(len(flags))
+        search(project, run_dir, alone, *flags, before=lambda: keep_embeddings(project.folder))
+    whole, first, second = (torch.load(project.folder / f"embeddings-{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    assert len(whole) == 81
+    assert whole.std() > 1e-4
+    torch.testing.assert_close(first, whole)
+    torch.testing.assert_close(second, whole)
 
 
 def test_five_runs_over_two_processes(project, alone):

@@ -1,6 +1,7 @@
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,7 +197,7 @@ def test_one_folder_for_everything(finished):
         "search/random.pt", "search/evolution.pt", "search/gp.pt", "search/search.json", "hparams.yaml",
     } <= names  # fmt: skip
     assert (finished.run_dir / "regret.png").read_bytes().startswith(b"\x89PNG")
-    assert not [name for name in names if name.rpartition("/")[2].startswith((".", "partial"))]
+    assert not [name for name in names if name.rpartition("/")[2].startswith(".")]
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict", "search"])
@@ -264,14 +265,22 @@ def test_checkpoints_are_written_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_what_a_crash_leaves_is_not_taken_for_a_checkpoint(finished, project):
+def test_what_a_crash_leaves_is_not_taken_for_a_checkpoint(finished, project, monkeypatch):
     folder = project.run_dir / "checkpoints"
     folder.mkdir(parents=True)
     shutil.copy(finished.run_dir / "checkpoints" / "last.ckpt", folder)
     time.sleep(0.02)
-    with write_atomically(folder / "partial.ckpt") as file:
-        file.write("half of a checkpoint")
-    (folder / ".partial.ckpt.abc").write_text("half of another")
+
+    def crash():
+        with write_atomically(folder / "last.ckpt") as file:
+            file.write("half of a checkpoint")
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process tidies nothing up
+        with pytest.raises(KeyboardInterrupt):
+            crash()
+    assert len(list(folder.iterdir())) == 2
     config = project.write("train.yaml", change=lambda c: c["trainer"].pop("callbacks"))
     project.main("fit", "--ckpt_path", "last", config=config)
     assert_identical(weights_in(project.run_dir), weights_in(finished.run_dir))

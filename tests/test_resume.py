@@ -1,5 +1,6 @@
 """SIGKILL, then the same command again: the results are those of an undisturbed run, bit for bit."""
 
+import io
 import os
 import signal
 import time
@@ -24,7 +25,7 @@ def undisturbed(tmp_path_factory):
     return project.run_dir
 
 
-def die_at(function, number, when=lambda *args: True):
+def die_at(function, number, when):
     """Replaces ``os.<function>``: the process dies by SIGKILL instead of the matching call of that number."""
     original = getattr(os, function)
     calls = []
@@ -39,6 +40,23 @@ def die_at(function, number, when=lambda *args: True):
     setattr(os, function, deadly)
 
 
+def die_half_way(number):
+    """The process dies by SIGKILL when half of that call's ``torch.save`` is in the file."""
+    original, calls = torch.save, []
+
+    def deadly(content, file):
+        calls.append(content)
+        if len(calls) == number:
+            whole = io.BytesIO()
+            original(content, whole)
+            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(content, file)
+
+    torch.save = deadly
+
+
 def target(name):
     return lambda source, destination: os.path.basename(destination) == name
 
@@ -48,18 +66,19 @@ def finish(process, code):
     assert process.exitcode == code
 
 
-@pytest.mark.parametrize(
-    ("function", "number", "when"),
-    [
-        ("fsync", 1, lambda *args: True),  # the very first checkpoint is half way to the disk
-        ("replace", 2, target("last.ckpt")),  # the second one is written but not in place
-        ("fsync", 14, lambda *args: True),  # training is over, the second strategy's third round is being written
-        ("replace", 1, target("search.json")),  # everything is searched, nothing reported
-    ],
-    ids=["first checkpoint", "second checkpoint", "history", "report"],
-)
-def test_killed_in_the_middle_of_a_write(project, undisturbed, function, number, when):
-    finish(project.fork(*FIT, before=lambda: die_at(function, number, when)), -signal.SIGKILL)
+MOMENTS = {
+    "first checkpoint half written": lambda: die_half_way(1),
+    "second checkpoint half written": lambda: die_half_way(2),
+    "second checkpoint written but not in place": lambda: die_at("replace", 2, target("last.ckpt")),
+    # Three checkpoints and the first strategy's eight rounds come before.
+    "second strategy's third round half written": lambda: die_half_way(14),
+    "everything searched, nothing reported": lambda: die_at("replace", 1, target("search.json")),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_in_the_middle_of_a_write(project, undisturbed, moment):
+    finish(project.fork(*FIT, before=MOMENTS[moment]), -signal.SIGKILL)
     last = project.run_dir / "checkpoints" / "last.ckpt"
     if last.exists():
         torch.load(last, weights_only=True)

@@ -77,3 +77,7 @@ def test_graphs_of_a_batch_do_not_hear_each_other(batch):
     encoder = GINEncoder(4, hidden_dim=8, num_layers=2).eval()
     features, adjacency = batch
     torch.testing.assert_close(encoder(features, adjacency)[2:3], encoder(features[2:3], adjacency[2:3]))
+
+
+def test_the_weight_of_the_own_vertex_is_learned():
+    assert {f"convolutions.{i}.eps" for i in range(3)} <= {name for name, _ in GINEncoder(2, 4, 3).named_parameters()}
