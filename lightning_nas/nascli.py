@@ -182,6 +182,7 @@ class NASCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse a run folder that cannot be used before anything is built."""
         self._check_checkpoint()
+        self._use_last_checkpoint()
         ensure_writable(self.run_dir)
         self._guard_run_folder()
         name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}_config.yaml"
@@ -195,6 +196,13 @@ class NASCLI(LightningCLI):
                 f"{self.subcommand} --ckpt_path {given}: there is no such file; "
                 "'last' continues with what fit left in the run folder"
             )
+
+    def _use_last_checkpoint(self) -> None:
+        """Measure what ``fit`` left in the run folder rather than random weights, unless told otherwise."""
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        measures = self.subcommand in ("validate", "test", "predict")
+        if measures and self._get(self.config, "ckpt_path") in (None, "last") and last.exists():
+            self.config[self.subcommand].ckpt_path = str(last)
 
     def _guard_run_folder(self) -> None:
         last = self.run_dir / "checkpoints" / "last.ckpt"

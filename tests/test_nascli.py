@@ -284,3 +284,13 @@ def test_what_a_crash_leaves_is_not_taken_for_a_checkpoint(finished, project, mo
     config = project.write("train.yaml", change=lambda c: c["trainer"].pop("callbacks"))
     project.main("fit", "--ckpt_path", "last", config=config)
     assert_identical(weights_in(project.run_dir), weights_in(finished.run_dir))
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_measuring_takes_what_fit_left(finished, project, verb, monkeypatch):
+    shutil.copytree(finished.run_dir, project.run_dir)
+    seen = []
+    monkeypatch.setattr(Trainer, f"_{verb}_impl", lambda *args, **kwargs: seen.append(args[3]))
+    project.main(verb)
+    project.main(verb, run_dir=project.folder / "untrained")
+    assert seen == [str(project.run_dir / "checkpoints" / "last.ckpt"), None]

@@ -43,10 +43,6 @@ class TabularBenchmark(Benchmark[A]):
     ) -> None:
         self.space: FiniteSpace[A] = space
         self.epochs = epochs
-        self._identity = {
-            "benchmark": "tabular", "space": space.name, "table": table, "dataset": dataset,
-            "epochs": epochs, "test_epochs": test_epochs, "seed": seed,
-        }  # fmt: skip
         self._dataset, self._seed = dataset, seed
         path = _resolve(table, data_dir)
         self.table = read_table(path)
@@ -55,6 +51,11 @@ class TabularBenchmark(Benchmark[A]):
                 f"{path}: holds {len(self.table)} members of the space {self.table.meta['space']!r}, "
                 f"expected {len(space)} of {space.name!r}"
             )
+        # By name and source rather than by path, so that a search resumes when the table has moved.
+        self._identity = {
+            "benchmark": "tabular", "space": space.name, "table": path.stem, "source": self.table.meta.get("md5"),
+            "dataset": dataset, "epochs": epochs, "test_epochs": test_epochs, "seed": seed,
+        }  # fmt: skip
         self._valid: dict[int, Tensor] = {}
         self._cost: dict[int, Tensor | None] = {}
         self._test = torch.from_numpy(self.table.mean_over_seeds(f"{dataset}/test@{test_epochs}"))
