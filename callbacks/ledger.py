@@ -69,7 +69,6 @@ class LedgerCallback(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last value of every metric."""
-        folder = trainer.log_dir or trainer.default_root_dir  # a collective: every rank must ask
         trained = trainer.fit_loop.epoch_progress.current.completed > 0 and trainer.callback_metrics
         if trainer.fast_dev_run or not trainer.is_global_zero or not trained:  # type: ignore[attr-defined]
             return
@@ -87,7 +86,7 @@ class LedgerCallback(Callback):
             rows=tuple(self._row(row, trainer, seed) for row in self.rows),
             **provenance(),
         )
-        write_result(Path(folder) / "result", result)
+        write_result(Path(trainer.default_root_dir) / "result", result)
 
     def _row(self, row: LedgerRow, trainer: Trainer, seed: str) -> Row:
         if row.metric not in trainer.callback_metrics:

@@ -20,7 +20,7 @@ class SearchProgress:
     Args:
         name: Name of the strategy.
         num_queries: Evaluations per run.
-        benchmark: Asked for its optimum, and told to report single evaluations where it can.
+        benchmark: Asked for its optimum.
         enabled: False on all processes but one.
         interval: Seconds between lines when the output is no terminal.
         console: Where to write; default standard output.

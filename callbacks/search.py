@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ class SearchCallback(Callback):
     """Runs search strategies over the module's embeddings of the whole space, and reports.
 
     Works when ``fit`` ends, and alone under ``lightning-nas search``. Every strategy's history is written to the run
-    folder after each round; the same command continues from there, and a finished search is only reported again.
+    folder after each round; ``search`` continues from there, as does ``fit --ckpt_path last``, and a finished search is
+    only reported again.
     With several processes the runs are split among them; the result is the one a single process finds.
 
     Leaves in the run folder: ``search/<strategy>.pt`` (histories), ``trials.csv``, ``summary.md``, ``genotype.json``,
@@ -43,7 +46,7 @@ class SearchCallback(Callback):
         batch_size: Candidates asked for at a time in each run, q.
         seed: Seed of the search; run r draws from (seed, r, query), so strategies share their random starts.
         ledger: What the published numbers are, for ``lightning-nas report --record``: name, title, source,
-            reference_protocol, our_protocol, scale, notes, published.
+            reference_protocol, our_protocol, scale, notes, published, paired.
     """
 
     def __init__(
@@ -61,11 +64,17 @@ class SearchCallback(Callback):
                 f"SearchCallback(num_queries={num_queries}, num_runs={num_runs}, batch_size={batch_size}, "
                 f"strategies={list(strategies)}): expected positive numbers and at least one strategy"
             )
+        odd = [name for name in strategies if not re.fullmatch(r"[\w.-]+", name)]
+        if odd:
+            raise UsageError(
+                f"SearchCallback(strategies=…): got the names {odd}, expected letters, digits, '_', '-', '.'"
+            )
         self.benchmark = benchmark
         self.strategies = strategies
         self.num_queries, self.num_runs, self.batch_size, self.seed = num_queries, num_runs, batch_size, seed
         self.ledger = ledger
         self._embeddings: Tensor | None = None
+        self._weights: str | None = None  # fingerprint of the module that made them
         self._folder = Path()
 
     @property
@@ -75,7 +84,8 @@ class SearchCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check everything that can be checked before the work starts."""
-        if trainer.fast_dev_run or stage not in ("fit", "predict"):  # type: ignore[attr-defined]
+        searches = stage == "fit" or getattr(trainer, "searching", False)
+        if trainer.fast_dev_run or not searches:  # type: ignore[attr-defined]
             return
         space = getattr(getattr(trainer, "datamodule", None), "space", None)
         if space != self.benchmark.space:
@@ -85,7 +95,7 @@ class SearchCallback(Callback):
             )
         if self.num_queries > len(space):
             raise UsageError(f"SearchCallback(num_queries={self.num_queries}): the space has only {len(space)} members")
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective: every rank must ask
+        self._folder = Path(trainer.default_root_dir)
         if trainer.is_global_zero:
             ensure_writable(self._folder / "search")
         for name in self.strategies:
@@ -104,7 +114,7 @@ class SearchCallback(Callback):
                 outputs.append(pl_module.predict_step(trainer.strategy.batch_to_device(batch), number))
         pl_module.train(was_training)
         self._embeddings = self._assemble(outputs)
-        self._search(trainer)
+        self._search(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an earlier call collected."""
@@ -128,8 +138,8 @@ class SearchCallback(Callback):
             return
         share = self._assemble(self._outputs)
         # Every cell is embedded by one process and zero elsewhere, so the sum is the whole table.
-        self._embeddings = trainer.strategy.reduce(share, reduce_op="sum").cpu()
-        self._search(trainer)
+        self._embeddings = trainer.strategy.reduce(share, reduce_op="sum")
+        self._search(trainer, pl_module)
 
     def _assemble(self, outputs: list[tuple[Tensor, Tensor]]) -> Tensor:
         index, values = (torch.cat(parts) for parts in zip(*outputs, strict=True))
@@ -137,24 +147,25 @@ class SearchCallback(Callback):
         table[index] = values
         return table
 
-    def _search(self, trainer: Trainer) -> None:
+    def _search(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._embeddings is not None
-        pool: CandidatePool[Any] = CandidatePool(self.benchmark.space, embeddings=self._embeddings.cpu())  # type: ignore[arg-type]
-        histories, seconds = {}, {}
+        # Statistics of batch normalisation can differ between processes: the first one's embeddings are everybody's.
+        self._embeddings = trainer.strategy.broadcast(self._embeddings.cpu(), 0)
+        self._weights = trainer.strategy.broadcast(_fingerprint(pl_module), 0)
+        pool: CandidatePool[Any] = CandidatePool(self.benchmark.space, embeddings=self._embeddings)  # type: ignore[arg-type]
         if trainer.is_global_zero:
             self._write_record({})
+        histories, seconds = {}, {}
         for name, strategy in self.strategies.items():
-            started = time.perf_counter()
-            histories[name] = self._run_strategy(trainer, name, strategy, pool)
-            seconds[name] = round(time.perf_counter() - started, 2)
+            histories[name], seconds[name] = self._run_strategy(trainer, name, strategy, pool)
         if trainer.is_global_zero:
             self._report(histories, pool, seconds)
         trainer.strategy.barrier("search")
 
     def _run_strategy(
         self, trainer: Trainer, name: str, strategy: SearchStrategy, pool: CandidatePool[Any]
-    ) -> SearchHistory:
-        """All rounds of one strategy; every process holds the whole history and works on its own runs."""
+    ) -> tuple[SearchHistory, float]:
+        """All rounds of one strategy, and the seconds they took; each process works on its own runs."""
         saved = trainer.strategy.broadcast(self._load(name), 0)  # one reader, one answer
         everything = SearchHistory.empty(self.num_runs, self.num_queries, self.seed)
         if saved is not None:
@@ -166,6 +177,8 @@ class SearchCallback(Callback):
         local = everything.rows(mine)
         progress = SearchProgress(name, self.num_queries, self.benchmark, enabled=trainer.is_global_zero)
         writer = _summary_writer(trainer, name)
+        seconds = earlier = 0.0 if saved is None else saved["seconds"]
+        started = time.perf_counter()
         with progress:
             progress.update(everything)
             for current in search_rounds(
@@ -175,13 +188,14 @@ class SearchCallback(Callback):
                 learned = {
                     key: _gather_rows(trainer, value, self.num_runs) for key, value in strategy.state_dict().items()
                 }
+                seconds = earlier + time.perf_counter() - started
                 if trainer.is_global_zero:
-                    self._save(name, everything, learned, pool)
+                    self._save(name, everything, learned, seconds)
                     self._log(writer, everything)
                 progress.update(everything)
         if writer is not None:
             writer.close()
-        return everything
+        return everything, seconds
 
     def _log(self, writer: Any, history: SearchHistory) -> None:
         if writer is None:
@@ -205,19 +219,13 @@ class SearchCallback(Callback):
         }
         return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
 
-    def _fingerprint(self, name: str) -> str | None:
-        if self._embeddings is None or not self.strategies[name].needs_embeddings:
-            return None
-        return hashlib.sha256(self._embeddings.cpu().numpy().tobytes()).hexdigest()[:16]
-
     def _check_identity(self, saved: dict[str, Any] | None, name: str) -> None:
         if saved is None:
             return
         now, then = self._identity(name), saved["identity"]
         changed = [key for key in now if now[key] != then.get(key)]
-        prints = self._fingerprint(name), saved["embeddings"]
-        if None not in prints and prints[0] != prints[1]:
-            changed.append("embeddings")
+        if self.strategies[name].needs_embeddings and self._weights not in (None, saved["weights"]):
+            changed.append("module (its weights differ)")
         longest = saved["history"]["indices"].shape[1]
         if longest > self.num_queries:
             changed.append(f"num_queries (was {longest})")
@@ -237,7 +245,7 @@ class SearchCallback(Callback):
         try:
             state = torch.load(path, weights_only=True)
             SearchHistory.from_state_dict(state["history"])
-            missing = {"identity", "strategy", "embeddings"} - state.keys()
+            missing = {"identity", "strategy", "weights", "seconds"} - state.keys()
             if missing:
                 raise KeyError(*missing)
         except Exception as error:  # a damaged file can fail in many ways
@@ -247,12 +255,13 @@ class SearchCallback(Callback):
             ) from error
         return state  # type: ignore[no-any-return]
 
-    def _save(self, name: str, history: SearchHistory, learned: dict[str, Tensor], pool: CandidatePool[Any]) -> None:
+    def _save(self, name: str, history: SearchHistory, learned: dict[str, Tensor], seconds: float) -> None:
         state = {
             "history": history.state_dict(),
             "strategy": learned,
             "identity": self._identity(name),
-            "embeddings": self._fingerprint(name),
+            "weights": self._weights,
+            "seconds": seconds,
         }
         with write_atomically(self._path(name), "wb") as file:
             torch.save(state, file)
@@ -271,11 +280,17 @@ class SearchCallback(Callback):
         console.print(f"Figure: {self._folder / 'regret.png'}", highlight=False, soft_wrap=True)
 
     def _write_record(self, seconds: dict[str, float]) -> None:
-        """What the histories are of; written before the first round, so that an interrupted search can be reported."""
+        """What the histories are of; written before the first round, so that an interrupted search can be reported.
+
+        Command, commit and date stay those of the first time: a finished search that is reported again was not run
+        again.
+        """
         path = self._folder / "search" / "search.json"
-        if path.exists():  # a repeated command spends no time on what was done before: keep the first measurement
-            earlier = json.loads(path.read_text()).get("seconds", {})
-            seconds = earlier | {name: max(value, earlier.get(name, 0.0)) for name, value in seconds.items()}
+        try:
+            earlier = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):  # none yet, or damaged: it is only a description
+            earlier = {}
+        origin = {**provenance(), "date": datetime.now(UTC).date().isoformat()}
         record = {
             "space": self.benchmark.space.name,
             "benchmark": self.benchmark.identity(),
@@ -284,8 +299,9 @@ class SearchCallback(Callback):
             "num_queries": self.num_queries,
             "num_runs": self.num_runs,
             "seed": self.seed,
-            "seconds": seconds,
-            **provenance(),
+            "strategies": list(self.strategies),
+            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+            **{name: earlier.get(name, value) for name, value in origin.items()},
             "ledger": self.ledger,
         }
         with write_atomically(path) as file:
@@ -298,6 +314,15 @@ class SearchCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop the benchmark's workers, also after Ctrl-C."""
         self.benchmark.close()
+
+
+def _fingerprint(module: LightningModule) -> str:
+    """Hash of a module's weights and statistics; embeddings may differ in the last bit between devices, these not."""
+    total = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
 
 
 def _copy_into(target: SearchHistory, source: SearchHistory) -> None:
@@ -314,7 +339,7 @@ def _gather_rows(trainer: Trainer, rows: Tensor, total: int) -> Tensor:
         return rows
     most = -(-total // world)
     padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-    gathered = trainer.strategy.all_gather(padded)  # (W, most, …)
+    gathered = trainer.strategy.all_gather(padded.to(trainer.strategy.root_device))  # (W, most, …)
     return gathered.transpose(0, 1).flatten(0, 1)[:total].cpu()
 
 

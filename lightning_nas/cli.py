@@ -13,11 +13,11 @@ HELP = """\
 usage: lightning-nas VERB [options]        (lightning-nas VERB --help explains the options of each)
 
 Train and search (a PyTorch Lightning command line; --config takes a file or the name of a shipped experiment):
-  fit        train a method, then run the searches of its configuration
+  fit        train a method, then run the searches of its configuration; --ckpt_path last continues
   search     search with a trained method's embeddings; continues where it was stopped
   validate   measure a trained method on held-out cells
-  test       measure a trained method on test cells
-  predict    embed or score a whole space
+  test       the same, for datamodules that keep a test part
+  predict    run a trained method over a whole space; a prediction writer among the callbacks keeps the result
 
 Data and results:
   data       prepare published benchmark tables, list what is there
@@ -25,7 +25,7 @@ Data and results:
   report     compare finished runs, render the results ledger
 
 First steps:
-  lightning-nas fit --config demo            pre-train and search on a laptop, offline, in a few minutes
+  lightning-nas fit --config demo --ckpt_path last     pre-train and search on a laptop, offline, in a few minutes
   lightning-nas search --config NAME --print_config
 """
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _run(args[0], args[1:])
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command continues from what was saved\n")
+        sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
     except Exception as error:
         mistake = _mistake(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -137,9 +138,10 @@ class NASCLI(LightningCLI):
 
     def __init__(self, run_dir: str) -> None:
         self._default_run_dir = run_dir
+        self._last_checkpoint = _last_checkpoint()
         super().__init__(
             trainer_class=NASTrainer,
-            trainer_defaults={"callbacks": [_last_checkpoint()]},
+            trainer_defaults={"callbacks": [self._last_checkpoint]},
             save_config_kwargs={"overwrite": True},  # guarded by _guard_run_folder
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -216,6 +218,7 @@ class NASCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> NASTrainer:
         """Point logger and checkpoints at the run folder, unless the configuration has a logger of its own."""
         kwargs["default_root_dir"] = str(self.run_dir)
+        self._last_checkpoint.dirpath = os.path.realpath(self.run_dir / "checkpoints")  # whatever the logger
         if self._get(self.config_init, "trainer.logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="", version="", default_hp_metric=False)
         given = self._get(self.config_init, "trainer.plugins") or []
@@ -241,6 +244,10 @@ def run(verb: str, args: list[str]) -> None:
         args: What was typed behind it.
     """
     expanded, run_dir = expand_configs(args)
+    # A console script looks for modules beside itself; a user's own spaces lie where the command is typed.
+    sys.path.insert(0, os.getcwd())
+    # Advertisements are no news about a run.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda said: "Tip:" not in said.getMessage())
     # LightningCLI reads sys.argv, and so do the further processes of a distributed run.
     sys.argv[1:] = [verb, *expanded]
     NASCLI(run_dir)

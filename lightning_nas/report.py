@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +133,9 @@ class RunResult:
         commit: Revision of the code, if known.
         versions: Package versions.
         ledger: What the ledger says about this experiment, if it has a place there.
-        date: Day the run was last written, ``YYYY-MM-DD``.
+        date: Day the search began, ``YYYY-MM-DD``.
         histories: The runs of each strategy.
+        strategies: All that were asked for, also those not begun.
     """
 
     folder: Path
@@ -153,6 +153,7 @@ class RunResult:
     ledger: dict[str, Any] | None
     date: str
     histories: dict[str, SearchHistory]
+    strategies: tuple[str, ...] = ()
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -170,18 +171,12 @@ def load_run(folder: Path) -> RunResult:
         RunFolderError: It is no such folder, or a file in it is damaged.
     """
     info = _read_info(folder / "search" / "search.json")
-    histories = {path.stem: _read_history(path) for path in sorted((folder / "search").glob("*.pt"))}
+    info["strategies"] = tuple(info["strategies"])
+    files = {name: folder / "search" / f"{name}.pt" for name in info["strategies"]}
+    histories = {name: _read_history(path) for name, path in files.items() if path.exists()}
     if not histories:
         raise RunFolderError(f"{folder}: holds no search/<strategy>.pt; the search was stopped before its first round")
-    order = [name for name in info["seconds"] if name in histories]
-    order += [name for name in histories if name not in order]
-    written = datetime.fromtimestamp((folder / "search" / "search.json").stat().st_mtime, UTC)
-    return RunResult(
-        folder=folder,
-        date=f"{written:%Y-%m-%d}",
-        histories={name: histories[name] for name in order},
-        **info,
-    )
+    return RunResult(folder=folder, histories=histories, **info)
 
 
 def summarise_search(run: RunResult) -> Result:
@@ -198,6 +193,10 @@ def summarise_search(run: RunResult) -> Result:
     where = f"{run.folder / 'search' / 'search.json'}: ledger"
     if run.ledger is None:
         raise UsageError(f"{where}: got none; give the SearchCallback a 'ledger' to record its runs")
+    unfinished = [name for name, history in run.histories.items() if int(history.count.min()) < run.num_queries]
+    unfinished += [name for name in run.strategies if name not in run.histories]
+    if unfinished:
+        raise UsageError(f"{where}: the search is not finished ({', '.join(unfinished)}); run it to its end first")
     entry = dict(run.ledger)
     published, notes = entry.pop("published", None) or {}, entry.pop("notes", None) or ()
     pairs = entry.pop("paired", None) or []
@@ -344,7 +343,7 @@ def _number(value: float) -> str:
 
 
 def _read_info(path: Path) -> dict[str, Any]:
-    names = [name for name in RunResult.__dataclass_fields__ if name not in ("folder", "date", "histories")]
+    names = [name for name in RunResult.__dataclass_fields__ if name not in ("folder", "histories")]
     try:
         info = json.loads(path.read_text("utf-8"))
         return {name: info[name] for name in names}

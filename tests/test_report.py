@@ -243,7 +243,8 @@ def leave_run(folder, histories, **changes):
     info = {
         "space": "pairs", "benchmark": Oracle().identity(), "optimum": 94.0, "epochs": 12, "num_queries": 20,
         "num_runs": 5, "seed": 3, "seconds": dict.fromkeys(histories, 1.5), "command": "lightning-nas search",
-        "commit": None, "versions": {"torch": "2"}, "ledger": LEDGER,
+        "commit": None, "versions": {"torch": "2"}, "ledger": LEDGER, "strategies": list(histories),
+        "date": "2026-11-22",
     }  # fmt: skip
     (folder / "search" / "search.json").write_text(json.dumps(info | changes))
     return folder
@@ -290,7 +291,9 @@ def test_damaged_history(tmp_path, histories, content):
 def test_ledger_entry_of_a_run(tmp_path, histories):
     histories["gp"].status[1] = 3  # one run without any score
     histories["gp"].valid[1] = torch.nan
-    result = summarise_search(load_run(leave_run(tmp_path, histories, ledger=LEDGER | {"notes": "careful"})))
+    result = summarise_search(
+        load_run(leave_run(tmp_path, histories, num_queries=15, ledger=LEDGER | {"notes": "careful"}))
+    )
     rows = {(row.label, row.metric): row for row in result.rows}
     assert set(rows) == set(product(["random", "gp"], ["test accuracy", "validation accuracy"]))
     row = rows["gp", "test accuracy"]
@@ -313,6 +316,13 @@ def test_ledger_entry_of_a_run(tmp_path, histories):
     ],
 )
 def test_wrong_ledger_entries(tmp_path, histories, entry, message):
-    run = load_run(leave_run(tmp_path, histories, ledger=entry))
+    run = load_run(leave_run(tmp_path, histories, num_queries=15, ledger=entry))
     with pytest.raises(UsageError, match=message):
+        summarise_search(run)
+
+
+@pytest.mark.parametrize("changes", [{"num_queries": 16}, {"strategies": ["random", "gp", "dngo"]}])
+def test_an_unfinished_search_has_no_place_in_the_ledger(tmp_path, histories, changes):
+    run = load_run(leave_run(tmp_path, histories, **{"num_queries": 15, **changes}))
+    with pytest.raises(UsageError, match=r"not finished \((gp|dngo)\)"):
         summarise_search(run)

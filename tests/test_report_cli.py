@@ -43,6 +43,7 @@ def leave_run(tmp_path):
             "space": "cells", "benchmark": {"benchmark": "tabular", "dataset": dataset}, "optimum": optimum,
             "epochs": 3, "num_queries": 10, "num_runs": 4, "seed": seed, "seconds": dict.fromkeys(strategies, 2.0),
             "command": "lightning-nas search", "commit": "abc", "versions": {"torch": "2"},
+            "strategies": list(strategies), "date": "2026-11-22",
             "ledger": {
                 "name": "cells/search", "title": "Search in cells", "source": "nobody", "reference_protocol": "none",
                 "our_protocol": "ten queries", "scale": "4 runs", "notes": [], "published": {"gp": {"test": "90.1"}},

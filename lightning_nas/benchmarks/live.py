@@ -48,7 +48,8 @@ class LiveBenchmark(Benchmark[A]):
     search loses only what was in training. A result depends on the architecture, the data, the network size, the
     recipe and the seed, never on the number of workers or the order. In a finite space all architectures with the
     same ``space.canonical`` (isomorphic cells) share one training: that of the canonical one, under whose notation it
-    is stored. A training that fails scores NaN, and its reason is stored and logged. A script that uses this class
+    is stored. What a network is made of is known by the space's name alone: change ``name`` when ``build`` changes. A
+    training that fails scores NaN, and its reason is stored and logged. A script that uses this class
     needs ``if __name__ == "__main__":`` around its work, as for every use of worker processes.
 
     Args:

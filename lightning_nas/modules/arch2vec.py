@@ -142,15 +142,18 @@ class Arch2Vec(LightningModule):
             z = mu + log_std.exp() * torch.empty_like(mu).normal_(generator=generator)
             keep = torch.empty_like(mu).bernoulli_(1.0 - self.dropout, generator=generator)
             z = z * keep / (1.0 - self.dropout)
-        reference = self.mode == "reference"
-        ops_loss, adjacency_loss = reconstruction_loss(self.decode(z), graph, averaged=reference)
-        kl = kl_divergence(mu, log_std)
-        loss = ops_loss + adjacency_loss + (1 / graph.ops.numel() if reference else self.kl_weight) * kl
-        values = {"loss": loss, "ops_loss": ops_loss, "adjacency_loss": adjacency_loss, "kl": kl}
+        values = self._losses(self.decode(z), graph, mu, log_std)
         self.log_dict(
             {f"train/{k}": v for k, v in values.items()}, on_step=False, on_epoch=True, batch_size=len(graph.ops)
         )
-        return loss
+        return values["loss"]
+
+    def _losses(self, decoded: Decoded, graph: CellGraph, mu: Tensor, log_std: Tensor) -> dict[str, Tensor]:
+        reference = self.mode == "reference"
+        ops_loss, adjacency_loss = reconstruction_loss(decoded, graph, averaged=reference)
+        kl = kl_divergence(mu, log_std)
+        loss = ops_loss + adjacency_loss + (1 / graph.ops.numel() if reference else self.kl_weight) * kl
+        return {"loss": loss, "ops_loss": ops_loss, "adjacency_loss": adjacency_loss, "kl": kl}
 
     def _generator(self) -> torch.Generator:
         entropy = np.random.SeedSequence((self.seed, self.global_step, self.global_rank)).generate_state(1, np.uint64)
@@ -170,9 +173,8 @@ class Arch2Vec(LightningModule):
         real = graph.ops >= 0
         right_ops, right_arcs = (guess.ops == graph.ops) | ~real, guess.adjacency == graph.adjacency
         upper = torch.ones_like(right_arcs[0]).triu(diagonal=1)
-        ops_loss, adjacency_loss = reconstruction_loss(decoded, graph)
         values = {
-            "loss": ops_loss + adjacency_loss + self.kl_weight * kl_divergence(mu, log_std),
+            "loss": self._losses(decoded, graph, mu, log_std)["loss"],
             "graph_accuracy": (right_ops.all(dim=1) & right_arcs.flatten(1).all(dim=1)).float().mean(),
             "ops_accuracy": right_ops[real].float().mean(),
             "adjacency_accuracy": right_arcs[:, upper].float().mean(),

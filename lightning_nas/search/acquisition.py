@@ -42,7 +42,7 @@ class AnalyticAcquisition(Acquisition):
         block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory.
     """
 
-    def __init__(self, block_size: int = 500_000) -> None:
+    def __init__(self, block_size: int = 2_000_000) -> None:
         if block_size < 1:
             raise UsageError(f"{type(self).__name__}(block_size={block_size}): expected a positive number")
         self.block_size = block_size
@@ -80,7 +80,7 @@ class EI(AnalyticAcquisition):
         block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory.
     """
 
-    def __init__(self, incumbent: float | None = None, block_size: int = 500_000) -> None:
+    def __init__(self, incumbent: float | None = None, block_size: int = 2_000_000) -> None:
         super().__init__(block_size)
         self.incumbent = incumbent
 
@@ -98,7 +98,7 @@ class UCB(AnalyticAcquisition):
         block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory.
     """
 
-    def __init__(self, beta: float = 2.0, block_size: int = 500_000) -> None:
+    def __init__(self, beta: float = 2.0, block_size: int = 2_000_000) -> None:
         super().__init__(block_size)
         self.beta = beta
 
@@ -130,9 +130,15 @@ class Thompson(Acquisition):
             free = np.setdiff1d(np.arange(len(features)), tried, assume_unique=False)
             # With a pool nearly used up a run has fewer candidates left: repeat them to keep the batch rectangular.
             candidates.append(np.resize(rng.permutation(free)[: self.num_candidates], self.num_candidates))
-            noises.append(rng.standard_normal(self.num_candidates, dtype=np.float32))
+            noises.append(rng.standard_normal(self.num_candidates))
         chosen = torch.from_numpy(np.stack(candidates))  # (R, c)
-        posterior = model.posterior(features[chosen])
-        base = torch.from_numpy(np.stack(noises)).to(features.dtype)[None]  # (1, R, c)
-        sample = posterior.rsample_from_base_samples(torch.Size([1]), base)[0, ..., 0]  # (R, c)
+        normal = model.posterior(features[chosen]).distribution
+        # Factored here, run by run: when one run's covariance is nearly singular (neural features have few dimensions)
+        # the library would change the method, and with it the draws, of all runs beside it.
+        covariance = normal.covariance_matrix.double()  # (R, c, c)
+        level = covariance.diagonal(dim1=-2, dim2=-1).mean(dim=1)
+        jitter = torch.diag_embed((1e-4 * level)[:, None].expand(-1, self.num_candidates))
+        factor = torch.linalg.cholesky(covariance + jitter)
+        noise = torch.from_numpy(np.stack(noises))[..., None]  # (R, c, 1)
+        sample = normal.mean.double() + (factor @ noise)[..., 0]
         return chosen.gather(1, sample.argmax(dim=1, keepdim=True))[:, 0]  # type: ignore[return-value]

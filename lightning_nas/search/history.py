@@ -103,9 +103,12 @@ class SearchHistory:
         self.status.scatter_(1, columns, status)
 
     def incumbents(self) -> LongTensor:
-        """Column of the best validation accuracy up to each evaluation, ``(R, T)``."""
+        """Column of the best validation accuracy up to each evaluation, the first of equals, ``(R, T)``."""
         seen = torch.where(self.done, self.valid, -torch.inf)
-        return seen.cummax(dim=1).indices  # type: ignore[return-value]
+        best = seen.cummax(dim=1).values
+        better = torch.cat([torch.ones_like(best[:, :1], dtype=torch.bool), best[:, 1:] > best[:, :-1]], dim=1)
+        columns = torch.where(better, torch.arange(self.capacity), 0)
+        return columns.cummax(dim=1).values  # type: ignore[return-value]
 
     def uniforms(self, size: int) -> Tensor:
         """Uniform draws in [0, 1) that depend on (seed, run, evaluations so far) alone, ``(R, size)`` float64."""

@@ -124,7 +124,7 @@ def test_fit_and_search_find_the_same(tmp_path, benchmark):
     again = SearchCallback(benchmark, all_strategies(), num_queries=8, num_runs=3)
     trainer(tmp_path / "search", again).search(module(5), data(), str(tmp_path / "trained.ckpt"), weights_only=True)
     assert_same_searches(tmp_path / "fit", tmp_path / "search")
-    prints = [torch.load(tmp_path / verb / "search" / "gp.pt")["embeddings"] for verb in ("fit", "search")]
+    prints = [torch.load(tmp_path / verb / "search" / "gp.pt")["weights"] for verb in ("fit", "search")]
     assert prints[0] == prints[1] is not None
     # The embeddings matter: those of other weights lead elsewhere.
     search(tmp_path / "other", benchmark, all_strategies(), weights=9, num_queries=8)
