@@ -1,5 +1,6 @@
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pytorch_lightning import Trainer
 
 from lightning_nas.files import write_atomically
 from lightning_nas.nascli import AtomicCheckpointIO
-from tests.contract import Project, assert_identical, tiny_config, weights_in, write_tiny_table
+from tests.contract import Project, assert_identical, histories_in, tiny_config, weights_in, write_tiny_table
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +295,22 @@ def test_measuring_takes_what_fit_left(finished, project, verb, monkeypatch):
     project.main(verb)
     project.main(verb, run_dir=project.folder / "untrained")
     assert seen == [str(project.run_dir / "checkpoints" / "last.ckpt"), None]
+
+
+def test_a_space_of_ones_own_lies_where_the_command_is_typed(project, capsys, monkeypatch):
+    (project.folder / "own_space.py").write_text(
+        "from tests.contract import TinySpace\n\n\nclass Mine(TinySpace): ...\n"
+    )
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(project.folder))])
+    config = project.write("own.yaml", change=update("data", "init_args", space="own_space.Mine"))
+    with pytest.raises(SystemExit) as stop:
+        project.main("fit", "--print_config", config=config)
+    assert stop.value.code == 0
+    assert "own_space.Mine" in capsys.readouterr().out
+
+
+def test_whatever_the_logger_one_folder_holds_the_run(project):
+    config = project.write("free.yaml", only_random, num_queries=2, num_runs=1)
+    project.main("fit", "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "csv", config=config)
+    assert (project.run_dir / "checkpoints" / "last.ckpt").exists()
+    assert histories_in(project.run_dir).keys() == {"random"}

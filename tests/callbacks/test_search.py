@@ -342,3 +342,28 @@ def test_training_goes_on_in_its_own_mode(tmp_path, benchmark):
     fitted = module()
     trainer(tmp_path, SearchCallback(benchmark, free_strategies(), num_queries=3)).fit(fitted, data())
     assert fitted.training
+
+
+@pytest.mark.parametrize("text", ["", "{", "half of {"])
+def test_a_damaged_description_is_written_anew(tmp_path, benchmark, text):
+    search(tmp_path, benchmark)
+    described = tmp_path / "search" / "search.json"
+    before = json.loads(described.read_text())
+    described.write_text(text)
+    search(tmp_path, benchmark)
+    assert json.loads(described.read_text()).keys() == before.keys()
+
+
+def test_origin_and_seconds_stay_those_of_the_first_time(tmp_path, benchmark, monkeypatch):
+    search(tmp_path, benchmark)
+    before = json.loads((tmp_path / "search" / "search.json").read_text())
+    monkeypatch.setattr(
+        "lightning_nas.callbacks.search.provenance", lambda: dict.fromkeys(("command", "commit", "versions"), "other")
+    )
+    search(tmp_path, benchmark)
+    assert json.loads((tmp_path / "search" / "search.json").read_text()) == before
+
+
+def test_names_of_strategies_are_names_of_files(benchmark):
+    with pytest.raises(UsageError, match="a/b"):
+        SearchCallback(benchmark, {"a/b": next(iter(free_strategies().values()))})
