@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _run(args[0], args[1:])
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write(
+            "interrupted; what was finished is kept, the same command continues (fit: with --ckpt_path last)\n"
+        )
         raise SystemExit(130) from None
     except Exception as error:
         mistake = _mistake(error)

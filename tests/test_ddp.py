@@ -49,9 +49,9 @@ def keep_embeddings(folder):
     """Makes the callback write down what it searches with; runs in the process that searches."""
     original = SearchCallback._search
 
-    def watch(self, trainer):
+    def watch(self, trainer, pl_module):
         torch.save(self._embeddings, folder / f"embeddings-{trainer.world_size}-{trainer.global_rank}.pt")
-        original(self, trainer)
+        original(self, trainer, pl_module)
 
     SearchCallback._search = watch
 

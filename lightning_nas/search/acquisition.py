@@ -133,12 +133,26 @@ class Thompson(Acquisition):
             noises.append(rng.standard_normal(self.num_candidates))
         chosen = torch.from_numpy(np.stack(candidates))  # (R, c)
         normal = model.posterior(features[chosen]).distribution
-        # Factored here, run by run: when one run's covariance is nearly singular (neural features have few dimensions)
-        # the library would change the method, and with it the draws, of all runs beside it.
-        covariance = normal.covariance_matrix.double()  # (R, c, c)
-        level = covariance.diagonal(dim1=-2, dim2=-1).mean(dim=1)
-        jitter = torch.diag_embed((1e-4 * level)[:, None].expand(-1, self.num_candidates))
-        factor = torch.linalg.cholesky(covariance + jitter)
+        factor = _factor(normal.covariance_matrix.double())  # (R, c, c)
         noise = torch.from_numpy(np.stack(noises))[..., None]  # (R, c, 1)
         sample = normal.mean.double() + (factor @ noise)[..., 0]
         return chosen.gather(1, sample.argmax(dim=1, keepdim=True))[:, 0]  # type: ignore[return-value]
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """Cholesky factor of every run's covariance, each with the least jitter that it needs, ``(R, c, c)``.
+
+    Neural features have few dimensions, so covariances are nearly singular. The library would change the method, and
+    with it the draws, of all runs as soon as one fails.
+    """
+    level = covariance.diagonal(dim1=-2, dim2=-1).amax(dim=1).clamp_min(1e-12)
+    unit = torch.eye(covariance.shape[-1], dtype=covariance.dtype)
+    factor = level.sqrt()[:, None, None] * unit  # independent draws, if all else fails
+    left = torch.ones(len(covariance), dtype=torch.bool)
+    for share in (1e-6, 1e-4, 1e-2, 1e-1):
+        attempt, failure = torch.linalg.cholesky_ex(covariance + (share * level)[:, None, None] * unit)
+        good = left & (failure == 0)
+        factor[good], left = attempt[good], left & ~good
+        if not bool(left.any()):
+            break
+    return factor

@@ -218,7 +218,7 @@ def test_another_search_is_refused_and_nothing_is_lost(tmp_path, benchmark, what
 def test_other_embeddings_are_refused(tmp_path, benchmark):
     search(tmp_path / "run", benchmark, all_strategies())
     history = (tmp_path / "run" / "search" / "gp.pt").read_bytes()
-    with pytest.raises(SearchStateError, match="another embeddings"):
+    with pytest.raises(SearchStateError, match="another module"):
         search(tmp_path / "run", benchmark, all_strategies(), weights=1)
     assert (tmp_path / "run" / "search" / "gp.pt").read_bytes() == history
 

@@ -44,4 +44,4 @@ def test_path_encoding_covers_the_space(cells):
 @pytest.mark.parametrize(("encoding", "space"), [(OneHotEncoding(), Foreign()), (PathEncoding(), Other())])
 def test_other_spaces_are_refused_by_name(encoding, space):
     with pytest.raises(EncodingError, match=f"{type(encoding).__name__}: got the space '{space.name}', expected"):
-        encoding(space)
+        encoding.encode(space)
