@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lightning_nas.cli import LIGHTNING, main
+from lightning_nas.ledger import render_ledger
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -69,3 +70,7 @@ def test_own_space_in_fifty_lines_runs(tmp_path):
     accuracies = [float(valid) for _, valid, _ in queries]
     assert accuracies == sorted(accuracies)
     assert accuracies[-1] > 50
+
+
+def test_the_ledger_is_rendered_from_its_files():
+    assert (ROOT / "RESULTS.md").read_text("utf-8") == render_ledger(ROOT / "docs" / "results")
