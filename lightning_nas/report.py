@@ -31,7 +31,7 @@ def write_search_report(
     histories: Mapping[str, SearchHistory],
     pool: CandidatePool[Any],
     benchmark: Benchmark[Any],
-    retrain_hint: str,
+    next_steps: str,
 ) -> str:
     """Write ``trials.csv``, ``summary.md``, ``genotype.json``, ``regret.png`` and ``regret.pdf``, each atomically.
 
@@ -40,7 +40,7 @@ def write_search_report(
         histories: Runs of each strategy, finished or not, by name.
         pool: What the histories' indices mean.
         benchmark: What scored them.
-        retrain_hint: What to type next, for example to train the best architecture from scratch; empty for nothing.
+        next_steps: What to type next, for example to train the best architecture from scratch; empty for nothing.
 
     Returns:
         The summary, for the terminal.
@@ -55,7 +55,7 @@ def write_search_report(
         with write_atomically(folder / "genotype.json") as file:
             json.dump(best, file, indent=2, ensure_ascii=False, allow_nan=False)
             file.write("\n")
-    text = _summary(histories, outcomes, best, benchmark, retrain_hint)
+    text = _summary(histories, outcomes, best, benchmark, next_steps)
     with write_atomically(folder / "summary.md") as file:
         file.write(text)
     save_figure(regret_figure(histories, benchmark.optimum), folder / "regret")
@@ -269,7 +269,7 @@ def _summary(
     outcomes: Mapping[str, Outcome],
     best: Mapping[str, Any] | None,
     benchmark: Benchmark[Any],
-    retrain_hint: str,
+    next_steps: str,
 ) -> str:
     optimum = benchmark.optimum
     parts = [f"# Search in {benchmark.space.name}\n", _best_text(best, optimum)]
@@ -286,8 +286,8 @@ def _summary(
     found = "genotype.json: the best architecture; " if best is not None else ""
     files = f"{found}trials.csv: every evaluation; regret.png, regret.pdf: progress over queries."
     parts.append(f"Files: {files}\n")
-    if best is not None and retrain_hint:
-        parts.append(f"Next:\n\n    {retrain_hint}\n")
+    if best is not None and next_steps:
+        parts.append(f"Next:\n\n    {next_steps}\n")
     return "\n".join(parts)
 
 
