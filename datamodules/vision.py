@@ -1,64 +1,178 @@
-"""Images held in memory: the data on which candidate networks are trained for real."""
+"""Images held as pixels: the data on which candidate networks are trained for real."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_nas.datamodules.cells import EpochShuffle
+from lightning_nas.datamodules.splits import Purpose, Sizes, split_images
 from lightning_nas.errors import UsageError
-from lightning_nas.nn.training import LabelledImages
+from lightning_nas.nn.images import LabelledImages, augmented, normalise, standard_augmentation
 
 _TOTAL = 1797
+_MEASURED = 10_000  # images whose mean and deviation stand for all
+
+Augment = Literal["standard"] | nn.Module | list[nn.Module] | None
+
+
+class Source(NamedTuple):
+    """Images somewhere, not yet split.
+
+    Attributes:
+        labels: Classes of all images, those of the official test part last.
+        official_test: Images in the official test part; 0 where there is none.
+        pixels: Gives the images of some rows, ``(n,)`` -> ``(n, C, H, W)`` uint8.
+    """
+
+    labels: Tensor
+    official_test: int
+    pixels: Callable[[Tensor], Tensor]
 
 
 class VisionDataModule(LightningDataModule, ABC):
-    """Labelled images as plain tensors in memory; a subclass says what they are.
+    """Labelled images as pixels in memory; a subclass says what they are.
+
+    Batches leave the dataloaders as pixels and become floats on the device: augmented while training, and normalised.
 
     Attributes:
-        num_classes: Number of classes.
-        image_shape: ``(channels, height, width)`` of every image.
-        train: Images to learn from, after :meth:`setup`; ``valid`` and ``test`` likewise.
+        max_pixel: The brightest pixel there can be.
+        train: Images to learn from, after :meth:`setup`; ``valid`` (empty for ``evaluation``) and ``test`` likewise.
 
     Args:
+        purpose: ``search`` holds ``num_valid`` training images out to select by; ``evaluation`` trains on these, too.
+        num_train: Images to train on, a part with equal shares of every class; default: all that are left.
+        num_valid: Images to select by; a fraction is a share of the training images.
+        num_test: Images of the test; default: the official test part, or a fifth of the images where there is none.
+        augment: What happens to training images: ``standard`` (crop after padding by an eighth, horizontal flip),
+            modules that change a batch of floats in 0 … 1, or null.
         seed: Draws the splits and the order of the training batches.
         batch_size: Images per batch of the dataloaders.
     """
 
-    num_classes: int
-    image_shape: tuple[int, int, int]
+    max_pixel: int = 255
     train: LabelledImages
     valid: LabelledImages
     test: LabelledImages
 
-    def __init__(self, seed: int = 0, batch_size: int = 128) -> None:
+    def __init__(
+        self,
+        purpose: Purpose = "search",
+        num_train: int | None = None,
+        num_valid: int | float = 0.2,
+        num_test: int | None = None,
+        augment: Augment = None,
+        seed: int = 0,
+        batch_size: int = 128,
+    ) -> None:
         super().__init__()
-        self.seed, self.batch_size = seed, batch_size
+        if batch_size < 1:
+            raise UsageError(f"{type(self).__name__}: got batch_size={batch_size}, expected at least 1")
+        self.sizes = Sizes(purpose, num_train, num_valid, num_test)
+        self.purpose, self.augment, self.seed, self.batch_size = purpose, augment, seed, batch_size
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their labels."""
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of every image."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Primitives that fix every image, label and split, with a short name under ``data``; needs no setup."""
 
     @abstractmethod
+    def source(self) -> Source:
+        """The images before they are split."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean pixel of every channel; where it is no constant of the data, measured by :meth:`setup`."""
+        return self._mean_and_std[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the pixels of every channel, likewise."""
+        return self._mean_and_std[1]
+
+    @cached_property
+    def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        pixels = self.train.images[:_MEASURED].double().transpose(0, 1).flatten(1)
+        # A channel of one colour would be divided by 0.
+        return tuple(pixels.mean(dim=1).tolist()), tuple(pixels.std(dim=1).clamp(min=1).tolist())
+
     def setup(self, stage: str) -> None:
         """Fill ``train``, ``valid`` and ``test``; repeats cost nothing."""
+        if hasattr(self, "test"):
+            return
+        source = self.source()
+        split = split_images(source.labels, source.official_test, self.sizes, self.seed)
+        images, labels = self._hold(source, split.order)
+        self.train, self.valid, self.test = (LabelledImages(images[part], labels[part]) for part in split[1:])
+
+    def _hold(self, source: Source, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels in the given order."""
+        return source.pixels(order), source.labels[order]
+
+    def _split_identity(self) -> dict[str, Any]:
+        return {**self.sizes._asdict(), "seed": self.seed}
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels to a network's input, on any device."""
+        return normalise(images, self.mean, self.std)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """Pixels to a network's input in training; draws from torch's global generator."""
+        return augmented(images, self.augmentation, self.mean, self.std, self.max_pixel)
+
+    @cached_property
+    def augmentation(self) -> nn.Module | None:
+        """What changes a batch of training images, floats in 0 … 1."""
+        if self.augment is None or isinstance(self.augment, nn.Module):
+            return self.augment
+        if isinstance(self.augment, str):
+            return standard_augmentation(*self.image_shape[1:])
+        return nn.Sequential(*self.augment)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Pixels to floats on the device, whatever the batch they are part of."""
+        training = self.trainer is not None and self.trainer.training
+        finish = self.augmented if training else self.normalise
+        return apply_to_collection(batch, Tensor, lambda x: finish(x) if x.dtype == torch.uint8 else x)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of the training images."""
-        return _loader(self.train, self.batch_size, torch.Generator().manual_seed(self.seed))
+        return self._loader(self.train, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of the validation images in order."""
-        return _loader(self.valid, self.batch_size)
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Batches of the validation images in order; none for ``evaluation``."""
+        return self._loader(self.valid) if len(self.valid.labels) else []
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of the test images in order."""
-        return _loader(self.test, self.batch_size)
+        return self._loader(self.test)
+
+    def _loader(self, split: LabelledImages, shuffle: bool = False) -> DataLoader[Any]:
+        sampler = EpochShuffle(len(split.labels), self.seed) if shuffle else None
+        # By name: Lightning makes loaders anew for distributed runs, and repeats positional arguments.
+        return DataLoader(ImageBatches(split), batch_size=self.batch_size, sampler=sampler, collate_fn=_identity)
 
 
 class DigitsDataModule(VisionDataModule):
@@ -69,9 +183,12 @@ class DigitsDataModule(VisionDataModule):
         num_valid: Images to select by; the rest of the 1,797 is for the test.
         seed: Draws the splits and the order of the training batches.
         batch_size: Images per batch of the dataloaders.
+        purpose: ``search`` selects by ``num_valid`` images; ``evaluation`` trains on these, too.
+        augment: What happens to training images: ``standard`` (crop after padding by an eighth, horizontal flip),
+            modules that change a batch of floats in 0 … 1, or null.
 
     Shapes:
-        images ``(N, 1, 8, 8)`` float32 in 0 … 1, labels ``(N,)`` int64.
+        images ``(N, 1, 8, 8)`` uint8 in 0 … 16, labels ``(N,)`` int64.
 
     Example:
         >>> data = DigitsDataModule()
@@ -80,36 +197,41 @@ class DigitsDataModule(VisionDataModule):
         [900, 450, 447]
     """
 
-    num_classes = 10
+    classes = tuple("0123456789")
     image_shape = (1, 8, 8)
+    max_pixel = 16
+    mean, std = (0.0,), (16.0,)
 
-    def __init__(self, num_train: int = 900, num_valid: int = 450, seed: int = 0, batch_size: int = 128) -> None:
-        super().__init__(seed, batch_size)
+    def __init__(
+        self,
+        num_train: int = 900,
+        num_valid: int = 450,
+        seed: int = 0,
+        batch_size: int = 128,
+        purpose: Purpose = "search",
+        augment: Augment = None,
+    ) -> None:
         if min(num_train, num_valid) < 1 or num_train + num_valid >= _TOTAL:
             raise UsageError(
                 f"DigitsDataModule: got num_train={num_train} and num_valid={num_valid}, expected two positive numbers "
                 f"with a sum below {_TOTAL}, so that images are left for the test"
             )
-        self.num_train, self.num_valid = num_train, num_valid
+        learnt = num_train if purpose == "search" else num_train + num_valid
+        super().__init__(purpose, learnt, num_valid, _TOTAL - num_train - num_valid, augment, seed, batch_size)
 
     def identity(self) -> dict[str, Any]:
         """Name, sizes and seed: the images themselves never change."""
-        return {"data": "digits", "num_train": self.num_train, "num_valid": self.num_valid, "seed": self.seed}
+        sizes = {"num_train": self.sizes.num_train, "num_valid": self.sizes.num_valid, "seed": self.seed}
+        # Without the purpose where it is the old one, so that results from before there were two stay valid.
+        return {"data": "digits", **sizes} | ({} if self.purpose == "search" else {"purpose": self.purpose})
 
-    def setup(self, stage: str) -> None:
-        """Load and split."""
-        if hasattr(self, "test"):
-            return
+    def source(self) -> Source:
+        """Scikit-learn's own file."""
         from sklearn.datasets import load_digits
 
         pixels, digits = load_digits(return_X_y=True)
-        images = torch.from_numpy(pixels).float().div(16).view(-1, *self.image_shape)
-        labels = torch.from_numpy(digits).long()
-        order = stratified_order(labels, torch.Generator().manual_seed(self.seed))
-        sizes = [self.num_train, self.num_valid, len(order) - self.num_train - self.num_valid]
-        self.train, self.valid, self.test = (
-            LabelledImages(images[rows], labels[rows]) for rows in torch.split(order, sizes)
-        )
+        images = torch.from_numpy(pixels).to(torch.uint8).view(-1, *self.image_shape)
+        return Source(torch.from_numpy(digits).long(), 0, images.__getitem__)
 
 
 class ImageBatches(Dataset[tuple[Tensor, Tensor]]):
@@ -131,25 +253,6 @@ class ImageBatches(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         rows = torch.as_tensor(indices)
         return self.split.images[rows], self.split.labels[rows]
-
-
-def stratified_order(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """A random order of which every leading part has, up to rounding, the same share of every class.
-
-    Shapes:
-        ``(N,)`` -> ``(N,)`` int64, a permutation.
-    """
-    order = torch.randperm(len(labels), generator=generator)
-    one_hot = torch.nn.functional.one_hot(labels[order])
-    place = one_hot.cumsum(dim=0)[torch.arange(len(order)), labels[order]]  # 1, 2, … within the class
-    share = place.double() / one_hot.sum(dim=0)[labels[order]]
-    return order[share.argsort(stable=True)]
-
-
-def _loader(split: LabelledImages, batch_size: int, generator: torch.Generator | None = None) -> DataLoader[Any]:
-    return DataLoader(
-        ImageBatches(split), batch_size, shuffle=generator is not None, generator=generator, collate_fn=_identity
-    )
 
 
 def _identity(batch: Any) -> Any:

@@ -13,22 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.errors import EvaluationError, UsageError
+from lightning_nas.nn.images import LabelledImages as LabelledImages  # imported from here, too
 
 TRAINING_VERSION = 1
 """Part of every result's key: raise it whenever a change below changes what a network scores."""
 
 _EVALUATION_BATCH = 1024  # large enough to be fast, small enough for the cache of one core
-
-
-class LabelledImages(NamedTuple):
-    """Images and their classes, in memory.
-
-    Shapes:
-        images ``(N, C, H, W)`` float32; labels ``(N,)`` int64.
-    """
-
-    images: Tensor
-    labels: Tensor
 
 
 @dataclass(frozen=True)

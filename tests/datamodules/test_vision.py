@@ -2,7 +2,8 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from lightning_nas.datamodules.vision import DigitsDataModule, stratified_order
+from lightning_nas.datamodules.splits import stratified_order
+from lightning_nas.datamodules.vision import DigitsDataModule
 from lightning_nas.errors import UsageError
 
 
@@ -16,9 +17,9 @@ def test_splits_are_a_stratified_partition():
     data = ready()
     splits = (data.train, data.valid, data.test)
     assert [len(s.labels) for s in splits] == [900, 450, 447]
-    assert all(s.images.shape[1:] == data.image_shape and s.images.dtype == torch.float32 for s in splits)
+    assert all(s.images.shape[1:] == data.image_shape and s.images.dtype == torch.uint8 for s in splits)
     assert min(s.images.min() for s in splits) == 0
-    assert max(s.images.max() for s in splits) == 1
+    assert max(s.images.max() for s in splits) == 16
     everything = torch.cat([s.labels for s in splits]).bincount()
     assert everything.sum() == 1797
     for split in splits:
@@ -30,7 +31,7 @@ def test_no_image_is_in_two_splits():
     from sklearn.datasets import load_digits
 
     data = ready()
-    ours = torch.cat([s.images for s in (data.train, data.valid, data.test)]).view(-1, 64) * 16
+    ours = torch.cat([s.images for s in (data.train, data.valid, data.test)]).view(-1, 64).float()
     theirs = torch.from_numpy(load_digits().data).float()
     assert torch.equal(*(torch.unique(x, dim=0, return_counts=True)[1] for x in (ours, theirs)))
 
