@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from lightning_nas.nn.auxiliary import AuxiliaryHead
+from lightning_nas.nn.drop_path import DropPath
 from lightning_nas.nn.operations import ResNetReduction, make_operation
 
 EDGES: tuple[tuple[int, int], ...] = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -15,6 +17,8 @@ EDGES: tuple[tuple[int, int], ...] = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2
 class NASBench201Cell(nn.Module):
     """Four nodes, one operation on each of the six edges; a node is the sum of its incoming edges.
 
+    In training, every edge but skip connections can be dropped (see :class:`~lightning_nas.nn.drop_path.DropPath`).
+
     Args:
         operations: Names of the six operations in the order of :data:`EDGES`.
         channels: Width C of the cell.
@@ -23,12 +27,15 @@ class NASBench201Cell(nn.Module):
     def __init__(self, operations: Sequence[str], channels: int) -> None:
         super().__init__()
         self.edges = nn.ModuleList(make_operation(name, channels) for name in operations)
+        self.drop_path = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the cell, ``(B, C, H, W)`` -> the same shape."""
         nodes: list[Tensor | None] = [x, None, None, None]
         for (tail, head), operation in zip(EDGES, self.edges, strict=True):
             message, so_far = operation(nodes[tail]), nodes[head]
+            if not isinstance(operation, nn.Identity):
+                message = self.drop_path(message)
             nodes[head] = message if so_far is None else so_far + message
         return nodes[-1]  # type: ignore[return-value]
 
@@ -43,6 +50,7 @@ class StagedNetwork(nn.Module):
         num_stages: Number of stages.
         num_classes: Outputs of the classifier.
         in_channels: Channels of the input image.
+        auxiliary: Whether there is a second classifier behind two thirds of the blocks, for :meth:`with_auxiliary`.
     """
 
     def __init__(
@@ -53,6 +61,7 @@ class StagedNetwork(nn.Module):
         num_stages: int = 3,
         num_classes: int = 10,
         in_channels: int = 3,
+        auxiliary: bool = False,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
@@ -65,8 +74,20 @@ class StagedNetwork(nn.Module):
         self.cells = nn.Sequential(*blocks)
         self.last_activation = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
         self.classifier = nn.Linear(channels, num_classes)
+        self.branch_off = 2 * len(blocks) // 3  # where DARTS has it: in its 20 cells that is the second reduction
+        stages_after = num_stages - 1 - (self.branch_off + 1) // (cells_per_stage + 1)
+        # Last, so that the other weights do not depend on whether it is there.
+        self.auxiliary = AuxiliaryHead(channels // 2**stages_after, num_classes) if auxiliary else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores, ``(B, in_channels, H, W)`` -> ``(B, num_classes)``."""
-        features = self.last_activation(self.cells(self.stem(images)))
-        return self.classifier(features.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        return self._classify(self.cells(self.stem(images)))
+
+    def _classify(self, features: Tensor) -> Tensor:
+        return self.classifier(self.last_activation(features).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+    def with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class scores of the network and of its auxiliary head, two of ``(B, num_classes)``."""
+        assert self.auxiliary is not None, "made without an auxiliary head"
+        front = self.cells[: self.branch_off + 1](self.stem(images))
+        return self._classify(self.cells[self.branch_off + 1 :](front)), self.auxiliary(front)

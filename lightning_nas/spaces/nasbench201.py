@@ -182,6 +182,7 @@ class NASBench201(CategoricalSpace):
         num_stages: int = 3,
         num_classes: int = 10,
         in_channels: int = 3,
+        auxiliary: bool = False,
     ) -> StagedNetwork:
         """The benchmark's trainable network for a cell.
 
@@ -192,11 +193,12 @@ class NASBench201(CategoricalSpace):
             num_stages: Number of stages.
             num_classes: Outputs of the classifier.
             in_channels: Channels of the input image.
+            auxiliary: Whether the network has an auxiliary head, for training.
         """
         self._check(arch)
         operations = [OPERATIONS[code] for code in arch]
         make_cell = partial(NASBench201Cell, operations)
-        return StagedNetwork(make_cell, channels, cells_per_stage, num_stages, num_classes, in_channels)
+        return StagedNetwork(make_cell, channels, cells_per_stage, num_stages, num_classes, in_channels, auxiliary)
 
 
 def _is_operation(labels: Tensor) -> Tensor:
