@@ -15,6 +15,7 @@ usage: lightning-nas VERB [options]        (lightning-nas VERB --help explains t
 Train and search (a PyTorch Lightning command line; --config takes a file or the name of a shipped experiment):
   fit        train a method, then run the searches of its configuration; --ckpt_path last continues
   search     search with a trained method's embeddings; continues where it was stopped
+  retrain    train what a search found from scratch and test it: --genotype RUN_FOLDER --data DigitsDataModule
   validate   measure a trained method on held-out cells
   test       the same, for datamodules that keep a test part
   predict    run a trained method over a whole space; a prediction writer among the callbacks keeps the result
@@ -35,7 +36,7 @@ PLAIN = {
     "spaces": "lightning_nas.data_cli",
     "report": "lightning_nas.report_cli",
 }
-LIGHTNING = ("fit", "validate", "test", "predict", "search")
+LIGHTNING = ("fit", "validate", "test", "predict", "search", "retrain")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _run(args[0], args[1:])
     except KeyboardInterrupt:
         sys.stderr.write(
-            "interrupted; what was finished is kept, the same command continues (fit: with --ckpt_path last)\n"
+            "interrupted; what was finished is kept, the same command continues (fit, retrain: with --ckpt_path last)\n"
         )
         raise SystemExit(130) from None
     except Exception as error:

@@ -1,7 +1,8 @@
-"""LightningCLI with a run folder, shipped configurations and the subcommand ``search``."""
+"""LightningCLI with a run folder, shipped configurations and the subcommands ``search`` and ``retrain``."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -30,15 +31,20 @@ import lightning_nas.callbacks.validity
 import lightning_nas.datamodules.cells
 import lightning_nas.datamodules.vision
 import lightning_nas.modules.arch2vec
+import lightning_nas.modules.classifier
 import lightning_nas.search.evolution
 import lightning_nas.search.local
 import lightning_nas.search.random
 import lightning_nas.spaces.nasbench201  # noqa: F401
 from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.files import ensure_writable, write_atomically
+from lightning_nas.genotype import read_genotype
 from lightning_nas.trainer import NASTrainer
 
-VERBS = ("fit", "validate", "test", "predict", "search")
+TRAINING = ("fit", "retrain")
+VERBS = (*TRAINING, "validate", "test", "predict", "search")
+GENOTYPE = {"retrain": " --genotype FILE_OR_RUN_FOLDER_OR_STRING"}
+SIZES = ("num_ops", "num_classes", "image_shape")
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -130,7 +136,7 @@ class NASArgumentParser(LightningArgumentParser):
 
 
 class NASCLI(LightningCLI):
-    """Adds ``search`` and ``--run_dir``, the one folder for configuration, checkpoints, TensorBoard and results.
+    """Adds ``search``, ``retrain``, and ``--run_dir``: one folder for configuration, checkpoints, TensorBoard, results.
 
     Args:
         run_dir: Default of ``--run_dir``.
@@ -149,7 +155,8 @@ class NASCLI(LightningCLI):
             seed_everything_default=0,
             # The full usage is a screen of option names; --help has it with explanations.
             parser_kwargs={
-                verb: {"usage": f"lightning-nas {verb} [--config FILE_OR_NAME] [options]"} for verb in VERBS
+                verb: {"usage": f"lightning-nas {verb}{GENOTYPE.get(verb, '')} [--config FILE_OR_NAME] [options]"}
+                for verb in VERBS
             },
         )
 
@@ -163,8 +170,8 @@ class NASCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's verbs and ``search``."""
-        return {**LightningCLI.subcommands(), "search": {"model", "datamodule"}}
+        """Lightning's verbs, ``search`` and ``retrain``."""
+        return {**LightningCLI.subcommands(), "search": {"model", "datamodule"}, "retrain": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder, and let sizes travel from the data to the model."""
@@ -174,7 +181,8 @@ class NASCLI(LightningCLI):
             default=self._default_run_dir,
             help="Folder of this run: configuration, checkpoints, TensorBoard, results.",
         )
-        parser.link_arguments("data.num_ops", "model.init_args.num_ops", apply_on="instantiate")
+        for name in SIZES:  # where the data have it and the model takes it
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     @property
     def run_dir(self) -> Path:
@@ -187,7 +195,7 @@ class NASCLI(LightningCLI):
         self._use_last_checkpoint()
         ensure_writable(self.run_dir)
         self._guard_run_folder()
-        name = "config.yaml" if self.subcommand == "fit" else f"{self.subcommand}_config.yaml"
+        name = "config.yaml" if self.subcommand in TRAINING else f"{self.subcommand}_config.yaml"
         self.save_config_kwargs = {**self.save_config_kwargs, "config_filename": name}
 
     def _check_checkpoint(self) -> None:
@@ -208,7 +216,7 @@ class NASCLI(LightningCLI):
 
     def _guard_run_folder(self) -> None:
         last = self.run_dir / "checkpoints" / "last.ckpt"
-        starts_anew = self.subcommand == "fit" and self._get(self.config, "ckpt_path") is None
+        starts_anew = self.subcommand in TRAINING and self._get(self.config, "ckpt_path") is None
         if starts_anew and last.exists() and not self._get(self.config, "trainer.fast_dev_run"):
             raise RunFolderError(
                 f"{self.run_dir} holds a trained model; continue it with '--ckpt_path last', choose another folder "
@@ -236,16 +244,42 @@ def _last_checkpoint() -> ModelCheckpoint:
     return ModelCheckpoint(filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
+def expand_genotype(args: list[str]) -> list[str]:
+    """Replace ``--genotype`` by the space and the architecture it means, and take the shipped recipe by default.
+
+    Args:
+        args: Arguments behind ``retrain``.
+
+    Example:
+        >>> cell = "|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"
+        >>> expand_genotype(["--genotype", cell, "--seed_everything", "3"])[-2:]
+        ['--seed_everything', '3']
+    """
+    expanded, following = [], iter(args)
+    for arg in following:
+        if arg != "--genotype" and not arg.startswith("--genotype="):
+            expanded.append(arg)
+            continue
+        found = read_genotype(arg.partition("=")[2] or next(following, ""))
+        if not os.environ.get("LOCAL_RANK"):  # the first process alone speaks
+            sys.stdout.write(f"{found.origin}: {found.architecture}\n")
+        expanded += [f"--model.space={json.dumps(found.space)}", f"--model.architecture={found.architecture}"]
+    given = {arg.partition("=")[0] for arg in expanded}
+    if not given & {"--config", "-c", "--model.architecture", "--model.init_args.architecture", "-h", "--help"}:
+        raise UsageError("retrain: got no architecture, expected --genotype FILE, --genotype RUN_FOLDER or a --config")
+    return expanded if given & {"--config", "-c"} else ["--config", "retrain", *expanded]
+
+
 def run(verb: str, args: list[str]) -> None:
     """Run a Lightning verb.
 
     Args:
-        verb: ``fit``, ``validate``, ``test``, ``predict`` or ``search``.
+        verb: ``fit``, ``validate``, ``test``, ``predict``, ``search`` or ``retrain``.
         args: What was typed behind it.
     """
-    expanded, run_dir = expand_configs(args)
     # A console script looks for modules beside itself; a user's own spaces lie where the command is typed.
     sys.path.insert(0, os.getcwd())
+    expanded, run_dir = expand_configs(expand_genotype(args) if verb == "retrain" else args)
     # Advertisements are no news about a run.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda said: "Tip:" not in said.getMessage())
     # LightningCLI reads sys.argv, and so do the further processes of a distributed run.

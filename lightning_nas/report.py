@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 from lightning_nas.benchmarks.base import Benchmark
-from lightning_nas.errors import RunFolderError, UsageError
+from lightning_nas.errors import RunFolderError, SpaceError, UsageError
 from lightning_nas.files import write_atomically
 from lightning_nas.ledger import Result, Row
 from lightning_nas.outcomes import Outcome, outcome, outcome_table, paired_difference, paired_differences
 from lightning_nas.plots import regret_figure, save_figure
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool
+from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.spaces.config import describe_space
 from lightning_nas.tables import markdown_table
 
 TRIALS = ("strategy", "run", "query", "architecture", "epochs", "valid", "test", "cost", "status")
@@ -104,6 +106,7 @@ def best_genotype(
     arch = pool.members[int(histories[strategy].indices[row, end.column[row]])]
     return {
         "space": pool.space.name,
+        "space_class": _space_class(pool.space),
         "architecture": pool.space.format(arch),
         "index": pool.space.index(arch),
         "valid": float(end.valid[row]),
@@ -113,6 +116,13 @@ def best_genotype(
         "query": int(end.column[row]) + 1,
         "benchmark": benchmark.identity(),
     }
+
+
+def _space_class(space: SearchSpace[Any]) -> dict[str, Any] | None:
+    try:
+        return describe_space(space)
+    except SpaceError:  # one's own space that cannot be made from primitives; a search must not fail for it
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""A Trainer that can search."""
+"""A Trainer that can search, and train what was found."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from lightning_nas.callbacks.search import SearchCallback
 from lightning_nas.errors import UsageError
+from lightning_nas.modules.classifier import ImageClassifier
+from lightning_nas.retraining import write_retrain_report
 
 
 class NASTrainer(Trainer):
-    """Lightning's Trainer with one more entry point, :meth:`search`."""
+    """Lightning's Trainer with two more entry points, :meth:`search` and :meth:`retrain`."""
 
     searching = False
 
@@ -62,3 +65,46 @@ class NASTrainer(Trainer):
             )
         finally:
             self.searching = False
+
+    def retrain(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train a found architecture from scratch, then test it.
+
+        Leaves ``retrain.json`` and ``summary.md`` in the run folder.
+
+        Args:
+            model: What to train, an :class:`~lightning_nas.modules.classifier.ImageClassifier`.
+            datamodule: The images.
+            ckpt_path: ``last`` continues with what an interrupted training left in the run folder.
+            weights_only: Load nothing but weights and primitives from the checkpoint (safe for foreign files).
+        """
+        if not isinstance(model, ImageClassifier):
+            raise UsageError(
+                f"retrain: got the model {type(model).__name__}, expected lightning_nas.modules.classifier."
+                "ImageClassifier, which trains one architecture"
+            )
+        started = time.perf_counter()
+        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
+        seconds = time.perf_counter() - started
+        valid = self.callback_metrics.get("val/accuracy")
+        (metrics,) = self.test(model, datamodule=datamodule, verbose=False)
+        if self.fast_dev_run or not self.is_global_zero:  # type: ignore[attr-defined]
+            return
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        text = write_retrain_report(
+            Path(self.default_root_dir),
+            model,
+            data=getattr(datamodule, "identity", dict)(),
+            valid=None if valid is None else float(valid),
+            test=metrics["test/accuracy"],
+            epochs=self.current_epoch,
+            seconds=round(seconds, 2),
+        )
+        Console().print(Markdown(text))

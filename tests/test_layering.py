@@ -26,7 +26,12 @@ ALLOWED = {
     "search": CORE | {"benchmarks"},
     "predictors": CORE | {"modules", "search"},
     "callbacks": CORE | REPORTING | {"search", "predictors", "benchmarks", "modules", "metrics"},
-    "trainer": CORE | {"callbacks"},
+    "genotype": CORE,
+    "loading": CORE | {"modules"},
+    "retraining": CORE | {"modules"},
+    "export": CORE | {"modules", "loading"},
+    "export_cli": CORE | {"export", "loading"},
+    "trainer": CORE | {"callbacks", "modules", "retraining"},
     **dict.fromkeys(REPORTING, CORE | REPORTING | {"search", "benchmarks"}),
     "data_cli": CORE | {"benchmarks", "tables"},
     "configs": set(),
@@ -112,7 +117,7 @@ def test_the_rules_can_fail(tmp_path):
     assert list(imports(tmp_path / "bad.py")) == [("torch.nn", True), ("callbacks.search", False)]
 
 
-@pytest.mark.parametrize("module", ["cli", "data_cli", "report_cli"])
+@pytest.mark.parametrize("module", ["cli", "data_cli", "report_cli", "export_cli"])
 def test_the_plain_commands_import_no_torch(module):
     heavy = "{'torch', 'pytorch_lightning', 'botorch', 'matplotlib', 'sklearn', 'scipy'}"
     code = f"import sys, lightning_nas.{module}; print(sorted({heavy} & set(sys.modules)))"

@@ -53,9 +53,10 @@ class ImageClassifier(LightningModule):
         architecture: What to train, in the space's own notation.
         num_classes: Classes (linked from the data).
         image_shape: Channels, height and width of the images (linked from the data).
-        classes: Names of the classes (linked from the data).
-        mean: What the data subtract from the pixels of every channel (linked from the data).
-        std: What the data divide by, likewise; with them, what is exported knows how to read an image.
+        classes: Names of the classes; default, also of the next three: what the data say when a training begins.
+        mean: What the data subtract from the pixels of every channel.
+        std: What the data divide by, likewise.
+        max_pixel: The brightest pixel of the data.
         channels: Width of the network's first stage; default: that of the space's ``build``.
         cells_per_stage: Cells in each stage; default likewise.
         num_stages: Stages; default likewise.
@@ -89,6 +90,7 @@ class ImageClassifier(LightningModule):
         classes: tuple[str, ...] | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        max_pixel: int | None = None,
         channels: int | None = None,
         cells_per_stage: int | None = None,
         num_stages: int | None = None,
@@ -109,7 +111,7 @@ class ImageClassifier(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "schedule", "space"])
         self.save_hyperparameters({"space": describe_space(self.space)})
         self.arch = self.space.parse(architecture)
-        self.image_shape, self.classes, self.mean, self.std = tuple(image_shape), classes, mean, std
+        self.image_shape = image_shape
         self.label_smoothing, self.cutout, self.seed = label_smoothing, cutout, seed
         self.drop_path, self.auxiliary_weight = drop_path, auxiliary_weight
         self.optimizer, self.schedule = optimizer, schedule
@@ -166,6 +168,13 @@ class ImageClassifier(LightningModule):
             ) from error
         network.train()
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def setup(self, stage: str) -> None:
+        """Keep what turns an image into a network's input with the weights: a checkpoint is all that is exported."""
+        data = getattr(self.trainer, "datamodule", None)
+        for name in ("classes", "mean", "std", "max_pixel"):
+            if self.hparams[name] is None:
+                self.hparams[name] = getattr(data, name, None)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of normalised images, ``(B, C, H, W)`` -> ``(B, num_classes)``."""
