@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_nas.datamodules.cells import EpochShuffle
 from lightning_nas.datamodules.splits import Purpose, Sizes, split_images
-from lightning_nas.errors import UsageError
+from lightning_nas.errors import BenchmarkDataError, UsageError
 from lightning_nas.nn.images import LabelledImages, augmented, normalise, standard_augmentation
 
 _TOTAL = 1797
@@ -28,13 +28,13 @@ class Source(NamedTuple):
     """Images somewhere, not yet split.
 
     Attributes:
-        labels: Classes of all images, those of the official test part last.
-        official_test: Images in the official test part; 0 where there is none.
+        labels: Classes of all images: those to train on, the official validation part, the official test part.
+        official: Images in the official validation part and in the test part; 0 where there is none.
         pixels: Gives the images of some rows, ``(n,)`` -> ``(n, C, H, W)`` uint8.
     """
 
     labels: Tensor
-    official_test: int
+    official: tuple[int, int]
     pixels: Callable[[Tensor], Tensor]
 
 
@@ -50,7 +50,8 @@ class VisionDataModule(LightningDataModule, ABC):
     Args:
         purpose: ``search`` holds ``num_valid`` training images out to select by; ``evaluation`` trains on these, too.
         num_train: Images to train on, a part with equal shares of every class; default: all that are left.
-        num_valid: Images to select by; a fraction is a share of the training images.
+        num_valid: Images to select by; a fraction is a share of the training images; default: the official validation
+            part, or a fifth of the training images where there is none.
         num_test: Images of the test; default: the official test part, or a fifth of the images where there is none.
         augment: What happens to training images: ``standard`` (crop after padding by an eighth, horizontal flip),
             modules that change a batch of floats in 0 … 1, or null.
@@ -67,7 +68,7 @@ class VisionDataModule(LightningDataModule, ABC):
         self,
         purpose: Purpose = "search",
         num_train: int | None = None,
-        num_valid: int | float = 0.2,
+        num_valid: int | float | None = None,
         num_test: int | None = None,
         augment: Augment = None,
         seed: int = 0,
@@ -88,6 +89,11 @@ class VisionDataModule(LightningDataModule, ABC):
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """``(channels, height, width)`` of every image."""
+
+    @property
+    def origin(self) -> str:
+        """What errors call the images: a file or folder where there is one."""
+        return type(self).__name__
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -123,9 +129,21 @@ class VisionDataModule(LightningDataModule, ABC):
         if hasattr(self, "test"):
             return
         source = self.source()
-        split = split_images(source.labels, source.official_test, self.sizes, self.seed)
+        self._check_classes(source)
+        split = split_images(source.labels, source.official, self.sizes, self.seed)
         images, labels = self._hold(source, split.order)
         self.train, self.valid, self.test = (LabelledImages(images[part], labels[part]) for part in split[1:])
+
+    def _check_classes(self, source: Source) -> None:
+        fit = len(source.labels) - source.official[1]
+        for part, labels in (("training", source.labels[:fit]), ("test", source.labels[fit:])):
+            absent = labels.bincount(minlength=self.num_classes) == 0
+            if len(labels) and absent.any():
+                name = self.classes[int(absent.nonzero()[0])]
+                raise BenchmarkDataError(
+                    f"{self.origin}: no {part} image of class {name!r}; expected at least one of each of the "
+                    f"{self.num_classes} classes: add some, or take the class out"
+                )
 
     def _hold(self, source: Source, order: Tensor) -> tuple[Tensor, Tensor]:
         """Images and labels in the given order."""
@@ -231,7 +249,7 @@ class DigitsDataModule(VisionDataModule):
 
         pixels, digits = load_digits(return_X_y=True)
         images = torch.from_numpy(pixels).to(torch.uint8).view(-1, *self.image_shape)
-        return Source(torch.from_numpy(digits).long(), 0, images.__getitem__)
+        return Source(torch.from_numpy(digits).long(), (0, 0), images.__getitem__)
 
 
 class ImageBatches(Dataset[tuple[Tensor, Tensor]]):

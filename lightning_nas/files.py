@@ -1,15 +1,26 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Where data lies, and writing files so that a crash leaves the old one or the new one, never half of one."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from lightning_nas.errors import RunFolderError
+from lightning_nas.errors import BenchmarkDataError, RunFolderError
+
+if TYPE_CHECKING:
+    from numpy.lib.npyio import NpzFile
+
+
+def data_dir(path: str | Path | None = None) -> Path:
+    """Folder of prepared data: the argument, else ``LIGHTNING_NAS_DATA``, else a cache folder in the home."""
+    chosen = path or os.environ.get("LIGHTNING_NAS_DATA") or Path.home() / ".cache" / "lightning_nas"
+    return Path(chosen).expanduser()
 
 
 @contextmanager
@@ -35,6 +46,30 @@ def write_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def opened_npz(path: Path) -> Iterator[NpzFile]:
+    """Open an ``.npz`` without pickles; whatever is wrong with it becomes a ``BenchmarkDataError``.
+
+    Args:
+        path: File to read; a missing one raises ``FileNotFoundError``.
+    """
+    import numpy as np
+    from numpy.lib.npyio import NpzFile
+
+    try:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, NpzFile):
+            raise ValueError("a single array")
+        with file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BenchmarkDataError(
+            f"{path}: not a readable .npz file of columns ({error}); damaged, cut short or another kind of file"
+        ) from error
 
 
 def ensure_writable(folder: Path) -> None:

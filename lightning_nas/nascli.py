@@ -29,6 +29,11 @@ import lightning_nas.callbacks.projector
 import lightning_nas.callbacks.search
 import lightning_nas.callbacks.validity
 import lightning_nas.datamodules.cells
+import lightning_nas.datamodules.cifar
+import lightning_nas.datamodules.image_folder
+import lightning_nas.datamodules.imagenet16
+import lightning_nas.datamodules.npz_images
+import lightning_nas.datamodules.torch_images
 import lightning_nas.datamodules.vision
 import lightning_nas.modules.arch2vec
 import lightning_nas.modules.classifier

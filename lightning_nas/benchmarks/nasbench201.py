@@ -16,9 +16,9 @@ import numpy as np
 
 from lightning_nas.benchmarks.catalog import PUBLISHED, how_to_get
 from lightning_nas.benchmarks.nasbench201_records import gather, open_nats, open_pth
-from lightning_nas.benchmarks.table import Table, opened, write_table
+from lightning_nas.benchmarks.table import Table, write_table
 from lightning_nas.errors import BenchmarkDataError, UsageError
-from lightning_nas.files import ensure_writable
+from lightning_nas.files import ensure_writable, opened_npz
 from lightning_nas.spaces.nasbench201 import NASBench201
 
 Track = Callable[[Sequence[int]], Iterable[int]]
@@ -115,7 +115,7 @@ def _read_official(
 
 def _read_plain(source: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names of the cells and columns, under the table's names, of an ``.npz`` source."""
-    with opened(source) as file:
+    with opened_npz(source) as file:
         if "meta" in file.files:
             raise BenchmarkDataError(f"{source}: is a prepared table already; copy it to the data folder")
         if "arch" not in file.files:

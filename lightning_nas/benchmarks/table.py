@@ -7,27 +7,17 @@ for S training seeds (NaN where a seed is missing); others, such as ``params``, 
 from __future__ import annotations
 
 import json
-import os
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from lightning_nas.benchmarks.catalog import how_to_get
 from lightning_nas.errors import BenchmarkDataError
-from lightning_nas.files import write_atomically
-
-
-def data_dir(path: str | Path | None = None) -> Path:
-    """Folder of prepared tables: the argument, else ``LIGHTNING_NAS_DATA``, else a cache folder in the home."""
-    chosen = path or os.environ.get("LIGHTNING_NAS_DATA") or Path.home() / ".cache" / "lightning_nas"
-    return Path(chosen).expanduser()
+from lightning_nas.files import data_dir as data_dir  # imported from here, too
+from lightning_nas.files import opened_npz, write_atomically
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,7 @@ class Table:
             raise BenchmarkDataError(
                 f"{self.path}: no column {column!r}; expected one of {', '.join(sorted(self.columns))}"
             )
-        with opened(self.path) as file:
+        with opened_npz(self.path) as file:
             values: np.ndarray = file[column]
         if len(values) != len(self):
             raise BenchmarkDataError(f"{self.path}: column {column!r} has {len(values)} rows, expected {len(self)}")
@@ -78,27 +68,6 @@ class Table:
         return values.astype(np.float32)
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[NpzFile]:
-    """Open an ``.npz`` without pickles; whatever is wrong with it becomes a ``BenchmarkDataError``.
-
-    Args:
-        path: File to read; a missing one raises ``FileNotFoundError``.
-    """
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, NpzFile):
-            raise ValueError("a single array")
-        with file:
-            yield file
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BenchmarkDataError(
-            f"{path}: not a readable .npz file of columns ({error}); damaged, cut short or another kind of file"
-        ) from error
-
-
 def read_table(path: Path) -> Table:
     """Open a table; only its header is read now.
 
@@ -106,7 +75,7 @@ def read_table(path: Path) -> Table:
         BenchmarkDataError: The file is missing, damaged or not a table.
     """
     try:
-        with opened(path) as file:
+        with opened_npz(path) as file:
             if "meta" not in file.files:
                 raise BenchmarkDataError(
                     f"{path}: not a table (no 'meta'); use 'lightning-nas data prepare' to make one"

@@ -24,7 +24,7 @@ class LabelledImages(NamedTuple):
     labels: Tensor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, tuple(_file_of(tensor) or tensor for tensor in self)
+        return _restore, tuple(_file_of(tensor) or _alone(tensor) for tensor in self)
 
 
 class FileSlice(NamedTuple):
@@ -129,6 +129,11 @@ def _file_of(tensor: Tensor) -> FileSlice | None:
         return None
     start = int(tensor.storage_offset()) * tensor.dtype.itemsize
     return FileSlice(storage.filename, storage.nbytes(), tensor.dtype, start, tuple(tensor.shape))
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """Without the rest of the storage it is a part of, which would be pickled with it."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _restore(images: Tensor | FileSlice, labels: Tensor | FileSlice) -> LabelledImages:

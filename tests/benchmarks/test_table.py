@@ -4,8 +4,9 @@ import os
 import numpy as np
 import pytest
 
-from lightning_nas.benchmarks.table import Table, data_dir, opened, read_table, write_table
+from lightning_nas.benchmarks.table import Table, data_dir, read_table, write_table
 from lightning_nas.errors import BenchmarkDataError, RunFolderError
+from lightning_nas.files import opened_npz
 
 SEEDS = np.array([[1.0, np.nan], [3.0, 5.0], [np.nan, 7.0]])
 
@@ -135,7 +136,7 @@ def test_pickles_inside_are_never_read(tmp_path):
 
 
 def test_a_missing_file_stays_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError), opened(tmp_path / "none.npz"):
+    with pytest.raises(FileNotFoundError), opened_npz(tmp_path / "none.npz"):
         pass
 
 
