@@ -24,6 +24,7 @@ Data and results:
   data       prepare published benchmark tables, list what is there
   spaces     list the search spaces, look at single architectures
   report     compare finished runs, render the results ledger
+  export     write a trained network as Python source, torch.export program or ONNX, and check it
 
 First steps:
   lightning-nas fit --config demo --ckpt_path last     pre-train and search on a laptop, offline, in a few minutes
@@ -35,6 +36,7 @@ PLAIN = {
     "data": "lightning_nas.data_cli",
     "spaces": "lightning_nas.data_cli",
     "report": "lightning_nas.report_cli",
+    "export": "lightning_nas.export_cli",
 }
 LIGHTNING = ("fit", "validate", "test", "predict", "search", "retrain")
 
