@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningDataModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_nas.datamodules.cells import EpochShuffle
@@ -21,7 +21,8 @@ from lightning_nas.nn.images import LabelledImages, augmented, normalise, standa
 _TOTAL = 1797
 _MEASURED = 10_000  # images whose mean and deviation stand for all
 
-Augment = Literal["standard"] | nn.Module | list[nn.Module] | None
+# Modules of Kornia or torch, but not typed so: the help would list all modules there are, and take only torch's.
+Augment = Literal["standard"] | Callable[[Tensor], Any] | list[Callable[[Tensor], Any]] | None
 
 
 class Source(NamedTuple):
@@ -161,13 +162,13 @@ class VisionDataModule(LightningDataModule, ABC):
         return augmented(images, self.augmentation, self.mean, self.std, self.max_pixel)
 
     @cached_property
-    def augmentation(self) -> nn.Module | None:
-        """What changes a batch of training images, floats in 0 … 1."""
-        if self.augment is None or isinstance(self.augment, nn.Module):
-            return self.augment
+    def augmentation(self) -> tuple[Callable[[Tensor], Any], ...]:
+        """What changes a batch of training images, floats in 0 … 1, one after another."""
+        if self.augment is None:
+            return ()
         if isinstance(self.augment, str):
             return standard_augmentation(*self.image_shape[1:])
-        return nn.Sequential(*self.augment)
+        return tuple(self.augment) if isinstance(self.augment, list) else (self.augment,)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Pixels to floats on the device, whatever the batch they are part of."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,13 +90,17 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 @torch.no_grad()
 def augmented(
-    images: Tensor, augmentation: nn.Module | None, mean: Sequence[float], std: Sequence[float], max_pixel: int = 255
+    images: Tensor,
+    augmentation: Sequence[Callable[[Tensor], Tensor]],
+    mean: Sequence[float],
+    std: Sequence[float],
+    max_pixel: int = 255,
 ) -> Tensor:
     """Change images at random, then :func:`normalise` them; Kornia draws from torch's global generator.
 
     Args:
         images: Pixels.
-        augmentation: Takes and gives a batch of floats in 0 … 1; None changes nothing.
+        augmentation: Modules that take and give a batch of floats in 0 … 1, one after another; none change nothing.
         mean: As for :func:`normalise`.
         std: As for :func:`normalise`.
         max_pixel: The brightest pixel, which becomes 1.
@@ -104,13 +108,15 @@ def augmented(
     Shapes:
         ``(N, C, H, W)`` uint8 -> ``(N, C, H, W)`` float32.
     """
-    if augmentation is None:
+    if not augmentation:
         return normalise(images, mean, std)
-    changed: Tensor = augmentation.to(images.device)(images.float().div_(max_pixel))
+    changed = images.float().div_(max_pixel)
+    for step in augmentation:
+        changed = (step.to(images.device) if isinstance(step, nn.Module) else step)(changed)
     return normalise(changed.mul(max_pixel), mean, std)
 
 
-def standard_augmentation(height: int, width: int) -> nn.Module:
+def standard_augmentation(height: int, width: int) -> tuple[nn.Module, ...]:
     """The field's standard for small images: a crop after padding with zeros by an eighth, and a horizontal flip.
 
     For 32 pixels these are the 4 pixels of padding of "Deep Residual Learning" (arXiv 1512.03385, section 4.2).
@@ -118,7 +124,7 @@ def standard_augmentation(height: int, width: int) -> nn.Module:
     from kornia.augmentation import RandomCrop, RandomHorizontalFlip
 
     padding = (width // 8, height // 8)  # left and right, top and bottom
-    return nn.Sequential(RandomCrop((height, width), padding=padding), RandomHorizontalFlip())
+    return RandomCrop((height, width), padding=padding), RandomHorizontalFlip()
 
 
 def _file_of(tensor: Tensor) -> FileSlice | None:
