@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from lightning_nas.errors import UsageError
 
 _WIDTH = 110
-_CONTAINERS = (nn.Sequential, nn.ModuleList)
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class NetworkSource(NamedTuple):
@@ -84,10 +84,17 @@ class _Writer:
 
     def expression(self, module: nn.Module, prefix: str) -> _Call:
         """What makes a module; notes its classes and weights on the way."""
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise UsageError(
+                f"cannot write {type(module).__name__} as Python source, for it has forward hooks; remove them, or "
+                "choose another --format: program, onnx"
+            )
         if _is_container(module):
             children = [(name, self.expression(child, f"{prefix}{name}.")) for name, child in _children(module)]
             if isinstance(module, nn.ModuleList):
                 return _Call("nn.ModuleList", tuple(("", child) for _, child in children), ("([", "])"))
+            if isinstance(module, nn.ModuleDict):
+                return _Call("nn.ModuleDict", tuple((f"{name!r}: ", child) for name, child in children), ("({", "})"))
             if all(name.isdecimal() for name, _ in children):
                 return _Call("nn.Sequential", tuple(("", child) for _, child in children))
             self.imports.add("from collections import OrderedDict")
@@ -182,7 +189,7 @@ def _passes_through(module: nn.Module) -> bool:
 
 
 def _is_container(module: nn.Module) -> bool:
-    return isinstance(module, nn.ModuleList) or (
+    return isinstance(module, nn.ModuleList | nn.ModuleDict) or (
         isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
     )
 
@@ -198,8 +205,8 @@ def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
 def _layer(module: nn.Module) -> _Call:
     """The shortest call that makes a layer of ``torch.nn`` with the same settings."""
     for shorten in (True, False):
-        call = _Call(f"nn.{type(module).__name__}", tuple(_arguments(module, shorten)))
         try:
+            call = _Call(f"nn.{type(module).__name__}", tuple(_arguments(module, shorten)))
             copy = eval(_render(call), {"nn": nn})
         except Exception:  # an attribute that is no argument's value
             continue
