@@ -86,9 +86,9 @@ class PublishedBatches(VisionDataModule, ABC):
         for file in (self.path, self.path / self.archive if self.archive else self.path):
             if file.is_file() and self.archive:
                 return file
-        known = f"{self.archive} or the folder {self.folder}" if self.archive else f"the folder {self.folder}"
+        wanted = [*([self.archive] if self.archive else []), f"folder {self.folder} with {some}"]
         raise BenchmarkDataError(
-            f"{self.path}: found no {known} with {some}; {self.how_to_get}, and give its place as path"
+            f"{self.path}: found no {' and no '.join(wanted)}; {self.how_to_get}, and give its place as path"
         )
 
     def _batches(self, names: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:

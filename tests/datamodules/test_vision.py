@@ -163,13 +163,8 @@ def inverted(images):
 
 def fit(data, tmp_path):
     probe = Probe()
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, max_epochs=1, **quiet, **arguments)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, max_epochs=1, num_sanity_val_steps=0, **quiet)
     trainer.fit(probe, datamodule=data)
     trainer.test(probe, datamodule=data, verbose=False)
     return probe.seen
