@@ -52,9 +52,7 @@ def test_nothing_else_is_loaded_or_run(tmp_path, protocol):
     mark = tmp_path / "mark"
     for attack in (Attack(os.mkdir, str(mark)), Attack(eval, f"open({str(mark)!r}, 'w')")):
         data = pickle.dumps({"data": [attack]}, protocol)
-        with pytest.raises(
-            BenchmarkDataError, match=r"batch: not a pickle of arrays \(UnpicklingError: it wants to load"
-        ):
+        with pytest.raises(BenchmarkDataError, match=r"batch: not a pickle of arrays .* it wants to load"):
             read(data)
     assert not mark.exists()
     pickle.loads(data)
