@@ -94,7 +94,7 @@ class Gradients(Callback):
         self.folder = folder
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.cells = batch[0].tolist()
+        self.cells = list(map(str, batch[0].tolist()))
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         found = {name: p.grad.clone() for name, p in pl_module.named_parameters() if p.grad is not None}

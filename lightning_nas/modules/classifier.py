@@ -213,15 +213,17 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Accuracy in percent."""
-        images, labels = self._each_once(batch, batch_idx, self.trainer.val_dataloaders)
-        self.val_accuracy.update(self.network(images), labels)
+        self._measure(self.val_accuracy, *self._each_once(batch, batch_idx, self.trainer.val_dataloaders))
         self.log("val/accuracy", self.val_accuracy, on_step=False, on_epoch=True, prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Accuracy in percent."""
-        images, labels = self._each_once(batch, batch_idx, self.trainer.test_dataloaders)
-        self.test_accuracy.update(self.network(images), labels)
+        self._measure(self.test_accuracy, *self._each_once(batch, batch_idx, self.trainer.test_dataloaders))
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
+
+    def _measure(self, accuracy: PercentAccuracy, images: Tensor, labels: Tensor) -> None:
+        if len(labels):  # a last batch of nothing but a repeated image is empty
+            accuracy.update(self.network(images), labels)
 
     def _each_once(self, batch: Batch, batch_idx: int, loader: Any) -> Batch:
         """Without the image that a distributed sampler repeats so that all processes have equally many.
