@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from lightning_nas.benchmarks.base import Benchmark, Evaluations, as_column
+from lightning_nas.benchmarks.job import TrainingJob
 from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore, fingerprint
 from lightning_nas.benchmarks.table import data_dir
 from lightning_nas.errors import EvaluationError, SpaceError, UsageError
-from lightning_nas.nn.complexity import count_flops, count_parameters
-from lightning_nas.nn.training import TRAINING_VERSION, LabelledImages, TrainingRecipe, train_classifier
+from lightning_nas.nn.complexity import count_flops
+from lightning_nas.nn.training import TRAINING_VERSION, TrainingData, TrainingRecipe
 from lightning_nas.spaces.base import A, FiniteSpace, SearchSpace
 
 if TYPE_CHECKING:  # workers import this file, and Lightning would cost each of them many seconds
@@ -59,7 +59,8 @@ class LiveBenchmark(Benchmark[A]):
         cells_per_stage: Cells in each stage.
         num_stages: Stages; each one after the first halves the image and doubles the width.
         recipe: How a network is trained; its epochs are the default of :meth:`evaluate`.
-        seed: Seed of weights, order and augmentation of every training.
+        seed: Seed of weights, order and augmentation of the first training of every architecture.
+        num_seeds: Trainings of every architecture, side by side, with seeds from ``seed`` on; scores are their means.
         store: SQLite file that keeps the results; default ``<data>.sqlite`` (``digits.sqlite`` for the digits) in
             ``$LIGHTNING_NAS_DATA`` or a cache folder in the home.
         num_workers: Trainings at a time; default: the number of cores.
@@ -79,6 +80,7 @@ class LiveBenchmark(Benchmark[A]):
         num_stages: int = 2,
         recipe: TrainingRecipe = _DEFAULT_RECIPE,
         seed: int = 0,
+        num_seeds: int = 1,
         store: str | None = None,
         num_workers: int | None = None,
         retry_failed: bool = False,
@@ -87,7 +89,7 @@ class LiveBenchmark(Benchmark[A]):
         self.data = data
         self.recipe = recipe
         self.epochs = recipe.epochs
-        self.seed = seed
+        self.seed, self.num_seeds = seed, num_seeds
         self.network = {
             "channels": channels, "cells_per_stage": cells_per_stage, "num_stages": num_stages,
             "num_classes": data.num_classes, "in_channels": data.image_shape[0],
@@ -101,10 +103,9 @@ class LiveBenchmark(Benchmark[A]):
         self._seen_failures: set[ResultKey] = set()
 
     def _details(self) -> dict[str, Any]:
-        recipe = {name: value for name, value in asdict(self.recipe).items() if name != "epochs"}
         return {
-            "data": self.data.identity(), "network": self.network,
-            "recipe": recipe, "training_version": TRAINING_VERSION,
+            "data": self.data.identity(), "network": self.network, "recipe": asdict(self.recipe),
+            "num_seeds": self.num_seeds, "training_version": TRAINING_VERSION,
         }  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
@@ -136,7 +137,7 @@ class LiveBenchmark(Benchmark[A]):
         arch = self.space.sample(np.random.default_rng(0))
         try:
             with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to use up
-                count_flops(_build(self.space, arch, self.network), self.data.image_shape)
+                count_flops(self.space.build(arch, **self.network), self.data.image_shape)  # type: ignore[call-arg]
         except Exception as error:
             raise SpaceError(
                 f"the space {self.space.name!r} cannot build a network of {self.network} for images of shape "
@@ -149,7 +150,7 @@ class LiveBenchmark(Benchmark[A]):
 
         Args:
             archs: N architectures; equal and isomorphic ones are trained once.
-            epochs: Length of the training (each length is a training of its own, with its own one-cycle schedule).
+            epochs: Only the first of the recipe's epochs; a later call for more of them goes on from there.
 
         Raises:
             EvaluationError: The worker processes cannot start.
@@ -157,55 +158,77 @@ class LiveBenchmark(Benchmark[A]):
         self.prepare()
         assert self._store is not None
         at = self.epochs if epochs is None else epochs
-        if at < 1:
-            raise UsageError(f"LiveBenchmark: got epochs={at}, expected at least 1")
+        if not 1 <= at <= self.epochs:
+            raise UsageError(f"LiveBenchmark: got epochs={at}, expected 1 to the recipe's {self.epochs}")
         recipe = fingerprint(self._details())
         keys = [ResultKey(self.space.name, self._notation(arch), recipe, self.seed, at) for arch in archs]
         distinct = list(dict.fromkeys(keys))
-        known = self._store.get(distinct)
-        if self.retry_failed:
-            known = {k: r for k, r in known.items() if r.error is None or k in self._seen_failures}
-        results = dict(known)
+        results = self._known(distinct)
 
-        def report(result: Result) -> None:
-            results[result.key] = result
-            self._log_failure(result)
+        def report(key: ResultKey, found: list[Result]) -> None:
+            results[key] = found
+            self._log_failure(found)
             if self.on_result is not None:
                 self.on_result(len(results), len(distinct))
 
         if self.on_result is not None:
             self.on_result(len(results), len(distinct))
-        for result in known.values():
-            self._log_failure(result)
-        self._train([key for key in distinct if key not in known], self._store, report)
-        return Evaluations(*(as_column([getattr(results[k], name) for k in keys]) for name in Evaluations._fields))
+        for found in results.values():
+            self._log_failure(found)
+        self._train([key for key in distinct if key not in results], self._store, report)
+        scores = {key: self._mean(found) for key, found in results.items()}
+        return Evaluations(*(as_column(column) for column in zip(*(scores[key] for key in keys), strict=True)))
+
+    def _known(self, keys: Sequence[ResultKey]) -> dict[ResultKey, list[Result]]:
+        """Results in the store of every seed; a key is that of the first seed."""
+        assert self._store is not None
+        seeds = {key: [key._replace(seed=key.seed + i) for i in range(self.num_seeds)] for key in keys}
+        stored = self._store.get(seed for several in seeds.values() for seed in several)
+        if self.retry_failed:
+            stored = {k: r for k, r in stored.items() if r.error is None or k in self._seen_failures}
+        return {
+            key: [stored[k] for k in several] for key, several in seeds.items() if all(k in stored for k in several)
+        }
+
+    @staticmethod
+    def _mean(results: Sequence[Result]) -> tuple[float, float, float]:
+        """Validation and test accuracy and seconds of a training, means over seeds."""
+        columns = ([r.valid for r in results], [r.test for r in results], [r.cost for r in results])
+        return tuple(sum(column) / len(column) for column in columns)  # type: ignore[return-value]
 
     def _notation(self, arch: A) -> str:
         return self.space.format(self.space.canonical(arch) if isinstance(self.space, FiniteSpace) else arch)
 
-    def _log_failure(self, result: Result) -> None:
-        if result.error is not None and result.key not in self._seen_failures:
-            self._seen_failures.add(result.key)
-            _log.warning("%s scores NaN, its training failed: %s", result.key.architecture, result.error)
+    def _log_failure(self, results: Sequence[Result]) -> None:
+        for result in results:
+            if result.error is not None and result.key not in self._seen_failures:
+                self._seen_failures.add(result.key)
+                _log.warning("%s scores NaN, its training failed: %s", result.key.architecture, result.error)
 
-    def _train(self, missing: Sequence[ResultKey], store: ResultStore, report: Callable[[Result], None]) -> None:
+    def _train(
+        self, missing: Sequence[ResultKey], store: ResultStore, report: Callable[[ResultKey, list[Result]], None]
+    ) -> None:
         waiting = deque(missing)
         while waiting:
             suspects = self._work_through(waiting, self.num_workers, store, report)
             for key in suspects:  # one at a time, so that a second death is nobody else's fault
-                finished = store.get([key])
-                if key in finished and (finished[key].error is None or not self.retry_failed):
-                    report(finished[key])
+                if known := self._known([key]):
+                    report(key, known[key])
                 elif self._work_through(deque([key]), 1, store, report):
-                    failure = Result(key, error="its worker process died twice (killed, or out of memory?)")
-                    store.put(failure)
-                    report(failure)
+                    reason = "its worker process died twice (killed, or out of memory?)"
+                    failures = [Result(key._replace(seed=key.seed + i), error=reason) for i in range(self.num_seeds)]
+                    store.put(*failures)
+                    report(key, failures)
 
     def _work_through(
-        self, waiting: deque[ResultKey], at_once: int, store: ResultStore, report: Callable[[Result], None]
+        self,
+        waiting: deque[ResultKey],
+        at_once: int,
+        store: ResultStore,
+        report: Callable[[ResultKey, list[Result]], None],
     ) -> list[ResultKey]:
         """Train until nothing is waiting or a worker died; returns what was in training when it died."""
-        running: dict[Future[Result], ResultKey] = {}
+        running: dict[Future[list[Result]], ResultKey] = {}
         try:
             pool = self._workers(store)
             while waiting or running:
@@ -213,7 +236,7 @@ class LiveBenchmark(Benchmark[A]):
                     running[pool.submit(waiting[0])] = waiting[0]
                     waiting.popleft()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    report(future.result())
+                    report(running[future], future.result())
                     del running[future]
         except BrokenProcessPool:
             self.close()
@@ -226,8 +249,12 @@ class LiveBenchmark(Benchmark[A]):
     def _workers(self, store: ResultStore) -> WorkerPool:
         if self._pool is None:
             self.data.setup("fit")
-            splits = (self.data.train, self.data.valid, self.data.test)
-            job = TrainingJob(self.space, self.network, self.data.image_shape, self.recipe, splits, store)
+            data = self.data
+            images = TrainingData(
+                data.train, data.valid, data.test, data.mean, data.std, data.max_pixel, data.augmentation
+            )
+            unfinished = self.path.with_suffix(".unfinished")
+            job = TrainingJob(self.space, self.network, images, self.recipe, self.num_seeds, store, unfinished)
             self._pool = WorkerPool(job, self.num_workers)
         return self._pool
 
@@ -236,35 +263,6 @@ class LiveBenchmark(Benchmark[A]):
         if self._pool is not None:
             self._pool.stop()
             self._pool = None
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """Everything a worker needs to train any architecture: primitives, tensors and the way to the store."""
-
-    space: SearchSpace[Any]
-    network: dict[str, int]
-    image_shape: tuple[int, int, int]
-    recipe: TrainingRecipe
-    splits: tuple[LabelledImages, LabelledImages, LabelledImages]
-    store: ResultStore
-
-    def run(self, key: ResultKey) -> Result:
-        """Train one architecture and keep the result, also when training fails."""
-        params = flops = None
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(key.seed)
-                network = _build(self.space, self.space.parse(key.architecture), self.network)
-                params = count_parameters(network)
-                flops = count_flops(network, self.image_shape)
-                recipe = replace(self.recipe, epochs=key.epochs)
-                trained = train_classifier(network, *self.splits, recipe, torch.Generator().manual_seed(key.seed))
-            result = Result(key, trained.valid, trained.test, trained.seconds, params, flops, trained.curve)
-        except Exception as error:  # whatever a candidate does wrong must not end the search
-            result = Result(key, params=params, flops=flops, error=f"{type(error).__name__}: {error}")
-        self.store.put(result)
-        return result
 
 
 class WorkerPool:
@@ -307,7 +305,7 @@ class WorkerPool:
             self.stop()
             raise
 
-    def submit(self, key: ResultKey) -> Future[Result]:
+    def submit(self, key: ResultKey) -> Future[list[Result]]:
         """Train one architecture some time."""
         return self._executor.submit(_run_job, self._job, key)
 
@@ -341,12 +339,8 @@ def _load_job(path: str) -> None:
     _read_job(path)
 
 
-def _run_job(path: str, key: ResultKey) -> Result:
+def _run_job(path: str, key: ResultKey) -> list[Result]:
     return _read_job(path).run(key)
-
-
-def _build(space: SearchSpace[Any], arch: Any, network: dict[str, int]) -> nn.Module:
-    return space.build(arch, **network)
 
 
 def _num_cores() -> int:

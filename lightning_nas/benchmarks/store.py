@@ -122,13 +122,10 @@ class ResultStore:
             rows = [connection.execute(question, key).fetchone() for key in keys]
         return {result.key: result for result in map(_result, filter(None, rows))}
 
-    def put(self, result: Result) -> None:
-        """Keep a result; on return it is on disk. Repeats change nothing."""
-        numbers = (None if math.isnan(x) else x for x in (result.valid, result.test, result.cost))
-        curve = json.dumps(result.curve)
-        row = (*result.key, *numbers, result.params, result.flops, curve, result.error, result.created)
+    def put(self, *results: Result) -> None:
+        """Keep results, all or none; on return they are on disk. Repeats change nothing."""
         with self._connection() as connection:
-            connection.execute(_PUT, row)
+            connection.executemany(_PUT, map(_row, results))
 
     def describe(self, details: Mapping[str, Any]) -> str:
         """Keep what a fingerprint stands for, so that the file explains itself; returns the fingerprint."""
@@ -223,6 +220,12 @@ def _result(row: tuple[Any, ...]) -> Result:
     key, (valid, test, cost, params, flops, curve, error, created) = ResultKey(*row[: len(_KEY)]), row[len(_KEY) :]
     valid, test, cost = (math.nan if x is None else x for x in (valid, test, cost))
     return Result(key, valid, test, cost, params, flops, tuple(json.loads(curve)), error, created)
+
+
+def _row(result: Result) -> tuple[Any, ...]:
+    numbers = (None if math.isnan(x) else x for x in (result.valid, result.test, result.cost))
+    curve = json.dumps(result.curve)
+    return (*result.key, *numbers, result.params, result.flops, curve, result.error, result.created)
 
 
 def _json(details: Mapping[str, Any]) -> str:

@@ -1,116 +1,242 @@
-"""Training a small image classifier from memory with plain torch: what a live benchmark does to every candidate."""
+"""Training small image classifiers with plain torch: what a live benchmark does to every candidate."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.errors import EvaluationError, UsageError
-from lightning_nas.nn.images import LabelledImages as LabelledImages  # imported from here, too
+from lightning_nas.nn.images import LabelledImages, augmented, normalise
+from lightning_nas.nn.side_by_side import SideBySide
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Part of every result's key: raise it whenever a change below changes what a network scores."""
 
-_EVALUATION_BATCH = 1024  # large enough to be fast, small enough for the cache of one core
+_EVALUATION_BATCH = 512  # large enough to be fast, small enough for the cache of one core
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How a candidate network is trained: SGD with Nesterov momentum under a one-cycle learning rate.
+    """How a candidate network is trained.
 
     Args:
-        epochs: Passes over the training images.
+        epochs: Passes over the training images; the learning rate's schedule ends with the last.
         batch_size: Images per step; the images that fill no whole batch are left out of the epoch.
-        learning_rate: Peak of the one-cycle schedule (see :func:`one_cycle`).
-        momentum: Nesterov momentum.
-        weight_decay: L2 penalty on all weights.
-        shift: Pixels by which training images are moved at random in both directions. Accuracies are then means over
-            all ``(2 * shift + 1)**2`` moved copies of an image, which tells good networks apart; 0 for neither.
+        learning_rate: Peak of the schedule.
+        schedule: ``one_cycle`` rises over 30 % of the steps and falls along a cosine to 0, ``cosine`` only falls,
+            ``constant`` stays.
+        optimizer: ``sgd`` with Nesterov momentum, or ``adamw``.
+        momentum: Momentum of ``sgd``; first of the two decay rates of ``adamw``.
+        weight_decay: L2 penalty on all weights; decoupled for ``adamw``.
+        shift: Pixels by which training images are moved at random in both directions, zeros coming in: a random crop
+            after padding.
+        test_shift: Test accuracy is the mean over all ``(2 * test_shift + 1)**2`` moved copies of the images, which
+            tells good networks apart; 0 for the images as they are. Validation accuracy always is of these.
     """
 
-    # Chosen on the digits, 40 random connected NAS-Bench-201 cells of 8 channels, 2 seeds: 84 to 95 %, rank correlation
-    # between seeds 0.62. As long a training in larger batches (8 epochs of 128 images at rate 0.2) reached only 0.39.
-    epochs: int = 6
-    batch_size: int = 64
-    learning_rate: float = 0.15
+    # Chosen on the digits; docs/results/live/nasbench201_digits.json has the trials.
+    epochs: int = 12
+    batch_size: int = 100
+    learning_rate: float = 0.2
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     shift: int = 1
+    test_shift: int = 1
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or self.shift < 0:
-            raise UsageError(f"got {self}, expected epochs >= 1, batch_size >= 2 and shift >= 0")
+        if self.epochs < 1 or self.batch_size < 2 or min(self.shift, self.test_shift) < 0:
+            raise UsageError(f"got {self}, expected epochs >= 1, batch_size >= 2 and shifts >= 0")
+        for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"got {name}={getattr(self, name)!r}, expected one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Images to train, select and report on, and what makes a network's input of their pixels.
+
+    Args:
+        train: Images to learn from.
+        valid: Images to select by.
+        test: Images to report on.
+        mean: Mean pixel of every channel.
+        std: Standard deviation of the pixels of every channel.
+        max_pixel: The brightest pixel.
+        augmentation: What changes a batch of training images, floats in 0 … 1; None for nothing.
+    """
+
+    train: LabelledImages
+    valid: LabelledImages
+    test: LabelledImages
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    max_pixel: int = 255
+    augmentation: nn.Module | None = None
+
+    def to(self, device: torch.device) -> TrainingData:
+        """The same images on another device."""
+        splits = (LabelledImages(*(part.to(device) for part in split)) for split in (self.train, self.valid, self.test))
+        return TrainingData(*splits, self.mean, self.std, self.max_pixel, self.augmentation)
 
 
 class TrainingResult(NamedTuple):
-    """What a training leaves behind besides the weights.
+    """What the training of one network leaves behind besides the weights.
 
     Attributes:
-        curve: Validation accuracy in percent after every epoch, on the images as they are (not moved: it is cheap).
-        valid: Validation accuracy in percent at the end, mean over moved copies.
+        curve: Validation accuracy in percent after every epoch.
         test: Test accuracy in percent at the end, mean over moved copies.
-        seconds: The calling thread's processor time; unlike wall time it does not grow with other work on the machine.
+        seconds: The calling thread's processor time, shared equally among networks trained side by side; unlike wall
+            time it does not grow with other work on the machine. On a GPU it is wall time.
     """
 
     curve: tuple[float, ...]
-    valid: float
     test: float
     seconds: float
 
 
-def train_classifier(
-    network: nn.Module,
-    train: LabelledImages,
-    valid: LabelledImages,
-    test: LabelledImages,
-    recipe: TrainingRecipe,
-    generator: torch.Generator,
-) -> TrainingResult:
-    """Train a network and score it; on one thread the result depends on nothing but the arguments.
+class Training:
+    """Training of S networks that differ in their seeds alone, side by side.
+
+    On one thread of one machine the outcome depends on nothing but the arguments, and a training that was saved and
+    loaded goes on bit for bit as if it had never stopped.
 
     Args:
-        network: Fresh network on the images' device; is changed.
-        train: Images to learn from.
-        valid: Images to select by.
-        test: Images to report on.
+        networks: S fresh networks; copies of them are trained.
+        data: Images, on the device where training takes place.
         recipe: How to train.
-        generator: Source of the order and the shifts, on the CPU.
-
-    Raises:
-        EvaluationError: The loss stopped being finite.
+        seeds: Seed of the order and the shifts of every network, ``S``. Augmentation and dropout draw from torch's
+            global generator.
     """
-    start = time.thread_time()
-    windows = shifted_windows(train.images, recipe.shift)
-    size = min(recipe.batch_size, len(train.labels))
-    steps = len(train.labels) // size
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
-    optimizer = NesterovSGD(network.parameters(), recipe.momentum, recipe.weight_decay)
-    curve = []
-    for epoch in range(recipe.epochs):
-        network.train()
-        order = torch.randperm(len(train.labels), generator=generator)[: steps * size].view(steps, size)
-        moves = torch.randint(2 * recipe.shift + 1, (2, steps, size), generator=generator)
-        total = torch.zeros((), device=train.images.device)
-        for step, (index, down, right) in enumerate(zip(order, *moves, strict=True), start=epoch * steps):
-            loss = F.cross_entropy(network(windows[index, :, down, right]), train.labels[index])
-            torch.autograd.backward(loss)
-            optimizer.step(recipe.learning_rate * one_cycle(step / (recipe.epochs * steps)))
-            total += loss.detach()
-        if not torch.isfinite(total):  # once an epoch: reading a number back at every step would slow a GPU down
+
+    def __init__(
+        self, networks: Sequence[nn.Module], data: TrainingData, recipe: TrainingRecipe, seeds: Sequence[int]
+    ) -> None:
+        self.data, self.recipe = data, recipe
+        images = data.train.images
+        self.device = images.device
+        self.network = SideBySide(networks, tuple(images.shape[1:])).to(self.device)  # type: ignore[arg-type]
+        self.optimizer = OPTIMIZERS[recipe.optimizer](
+            self.network.parameters(), recipe.learning_rate, recipe.momentum, recipe.weight_decay
+        )
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.windows = shifted_windows(images, recipe.shift)
+        self.batch_size = min(recipe.batch_size, len(images))
+        self.steps = len(images) // self.batch_size
+        self.curve: list[Tensor] = []
+        self.seconds = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """Epochs behind us."""
+        return len(self.curve)
+
+    def run(self, epochs: int) -> None:
+        """Train until so many epochs are done, of the recipe's number at most.
+
+        Raises:
+            EvaluationError: A loss stopped being finite.
+        """
+        start = self._clock()
+        while self.epoch < min(epochs, self.recipe.epochs):
+            self._train_epoch()
+            self.curve.append(self._accuracy(self.data.valid, 0))
+        self.seconds += self._clock() - start
+
+    def results(self) -> list[TrainingResult]:
+        """What every network has come to; measures the test accuracy."""
+        start = self._clock()
+        test = self._accuracy(self.data.test, self.recipe.test_shift).tolist()
+        curves = torch.stack(self.curve, dim=1).tolist()  # (S, epochs)
+        seconds = (self.seconds + self._clock() - start) / len(curves)
+        return [TrainingResult(tuple(curve), accuracy, seconds) for curve, accuracy in zip(curves, test, strict=True)]
+
+    def _train_epoch(self) -> None:
+        self.network.train()
+        recipe, (steps, size) = self.recipe, (self.steps, self.batch_size)
+        labels = self.data.train.labels
+        total = torch.zeros(len(self.generators), device=self.device)
+        draws = [
+            (
+                torch.randperm(len(labels), generator=g)[: steps * size].view(steps, size),
+                torch.randint(2 * recipe.shift + 1, (steps, 2, size), generator=g),
+            )
+            for g in self.generators
+        ]
+        order, moves = (torch.stack(parts, dim=1).to(self.device) for parts in zip(*draws, strict=True))
+        for step in range(steps):  # order (steps, S, B), moves (steps, S, 2, B)
+            index, down, right = order[step], moves[step, :, 0], moves[step, :, 1]
+            targets = labels[index]
+            scores = self.network(self._input(self.windows[index, :, down, right], training=True))
+            losses = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
+            torch.autograd.backward(losses.sum())
+            progress = (self.epoch * steps + step) / (recipe.epochs * steps)
+            self.optimizer.step(recipe.learning_rate * SCHEDULES[recipe.schedule](progress))
+            total += losses.detach()
+        if not torch.isfinite(total).all():  # once an epoch: reading numbers back at every step would slow a GPU down
             raise EvaluationError(
-                f"the training loss became {total.item()} in epoch {epoch + 1} of {recipe.epochs}; "
+                f"the training loss became {total.sum().item()} in epoch {self.epoch + 1} of {recipe.epochs}; "
                 f"expected a finite number, try a lower learning_rate than {recipe.learning_rate}"
             )
-        curve.append(accuracy(network, valid))
-    at_end = accuracy(network, valid, recipe.shift), accuracy(network, test, recipe.shift)
-    return TrainingResult(tuple(curve), *at_end, time.thread_time() - start)
+
+    def _input(self, pixels: Tensor, training: bool = False) -> Tensor:
+        """Pixels to the networks' input, ``(…, C, H, W)``."""
+        if pixels.dtype != torch.uint8:
+            return pixels
+        data, flat = self.data, pixels.flatten(0, -4)
+        if training:
+            floats = augmented(flat, data.augmentation, data.mean, data.std, data.max_pixel)
+        else:
+            floats = normalise(flat, data.mean, data.std)
+        return floats.view(*pixels.shape[:-3], *floats.shape[1:])
+
+    @torch.inference_mode()
+    def _accuracy(self, split: LabelledImages, shift: int) -> Tensor:
+        """Share of right answers of every network in percent, mean over all moved copies, ``(S,)`` float64."""
+        self.network.eval()
+        windows = shifted_windows(split.images, shift)
+        right = torch.zeros(len(self.generators), dtype=torch.float64, device=self.device)
+        for rows, labels in zip(*(torch.split(x, _EVALUATION_BATCH) for x in (windows, split.labels)), strict=True):
+            for down in range(windows.shape[2]):
+                for across in range(windows.shape[3]):
+                    images = self._input(rows[:, :, down, across])
+                    scores = self.network(images.expand(len(right), *images.shape))
+                    right += (scores.argmax(dim=-1) == labels).sum(dim=1)
+        return (100 * right / (len(split.labels) * windows.shape[2] * windows.shape[3])).cpu()
+
+    def _clock(self) -> float:
+        if self.device.type == "cpu":
+            return time.thread_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the training goes on; primitives and tensors only."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generators": [generator.get_state() for generator in self.generators],
+            "global_generator": torch.get_rng_state(),
+            "curve": self.curve,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`, torch's global generator included."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for generator, saved in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(saved)
+        torch.set_rng_state(state["global_generator"])
+        self.curve, self.seconds = list(state["curve"]), state["seconds"]
 
 
 class NesterovSGD:
@@ -121,11 +247,14 @@ class NesterovSGD:
 
     Args:
         parameters: What to update.
+        learning_rate: Not used: every step has its own.
         momentum: Nesterov momentum.
         weight_decay: L2 penalty.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], learning_rate: float, momentum: float, weight_decay: float
+    ) -> None:
         self.parameters = list(parameters)
         self.velocities = [torch.zeros_like(p) for p in self.parameters]
         self.momentum, self.weight_decay = momentum, weight_decay
@@ -145,6 +274,38 @@ class NesterovSGD:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The velocities."""
+        return {"velocities": self.velocities}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        for mine, saved in zip(self.velocities, state["velocities"], strict=True):
+            mine.copy_(saved)
+
+
+class AdamW(torch.optim.AdamW):
+    """``torch.optim.AdamW`` whose steps are told their learning rate.
+
+    Args:
+        parameters: What to update.
+        learning_rate: Replaced at every step.
+        momentum: First decay rate; the second is 0.999.
+        weight_decay: Decoupled weight decay.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], learning_rate: float, momentum: float, weight_decay: float
+    ) -> None:
+        super().__init__(list(parameters), learning_rate, (momentum, 0.999), weight_decay=weight_decay)
+
+    def step(self, learning_rate: float) -> None:  # type: ignore[override]
+        """Update, and forget the gradients."""
+        self.param_groups[0]["lr"] = learning_rate
+        super().step()
+        self.zero_grad()
+
 
 def one_cycle(progress: float) -> float:
     """Share of the peak learning rate: rises linearly over 30 % of the training, then falls along a cosine to 0.
@@ -155,7 +316,21 @@ def one_cycle(progress: float) -> float:
     """
     if progress < 0.3:
         return 0.04 + 0.96 * progress / 0.3
-    return 0.5 + 0.5 * math.cos(math.pi * (progress - 0.3) / 0.7)
+    return cosine((progress - 0.3) / 0.7)
+
+
+def cosine(progress: float) -> float:
+    """Share of the peak learning rate: falls along a cosine from 1 to 0."""
+    return 0.5 + 0.5 * math.cos(math.pi * progress)
+
+
+def constant(progress: float) -> float:
+    """Share of the peak learning rate: all of it."""
+    return 1.0
+
+
+SCHEDULES = {"one_cycle": one_cycle, "cosine": cosine, "constant": constant}
+OPTIMIZERS: dict[str, type[NesterovSGD | AdamW]] = {"sgd": NesterovSGD, "adamw": AdamW}
 
 
 def shifted_windows(images: Tensor, shift: int) -> Tensor:
@@ -165,17 +340,5 @@ def shifted_windows(images: Tensor, shift: int) -> Tensor:
         ``(N, C, H, W)`` -> ``(N, C, 2 * shift + 1, 2 * shift + 1, H, W)``; offset ``[shift, shift]`` does not move.
     """
     height, width = images.shape[-2:]
-    return F.pad(images, [shift] * 4).unfold(2, height, 1).unfold(3, width, 1)
-
-
-@torch.inference_mode()
-def accuracy(network: nn.Module, split: LabelledImages, shift: int = 0) -> float:
-    """Share of right answers in percent, mean over all moved copies; leaves the network in evaluation mode."""
-    network.eval()
-    windows = shifted_windows(split.images, shift)
-    right = 0
-    for rows, labels in zip(*(torch.split(x, _EVALUATION_BATCH) for x in (windows, split.labels)), strict=True):
-        for down in range(windows.shape[2]):
-            for across in range(windows.shape[3]):
-                right += int((network(rows[:, :, down, across]).argmax(dim=1) == labels).sum())
-    return 100.0 * right / (len(split.labels) * windows.shape[2] * windows.shape[3])
+    padded = F.pad(images, [shift] * 4) if shift else images
+    return padded.unfold(2, height, 1).unfold(3, width, 1)

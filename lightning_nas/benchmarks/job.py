@@ -1,0 +1,118 @@
+"""One training, as a worker process is told to do it: primitives, tensors and the way to the store."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore
+from lightning_nas.files import write_atomically
+from lightning_nas.nn.complexity import count_flops, count_parameters
+from lightning_nas.nn.training import Training, TrainingData, TrainingRecipe
+from lightning_nas.spaces.base import SearchSpace
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything a worker needs to train any architecture.
+
+    Args:
+        space: Search space that builds the networks.
+        network: Sizes for its ``build``.
+        data: Images.
+        recipe: How to train; a key's epochs are the first of the recipe's.
+        num_seeds: Networks trained side by side, with consecutive seeds.
+        store: Where the worker keeps results; None when it cannot reach the file and the caller keeps them.
+        unfinished: Folder of trainings that ended before the recipe's last epoch, to be continued; None for none.
+        device: Where to train, for example ``cuda:0``.
+    """
+
+    space: SearchSpace[Any]
+    network: dict[str, int]
+    data: TrainingData
+    recipe: TrainingRecipe
+    num_seeds: int = 1
+    store: ResultStore | None = None
+    unfinished: Path | None = None
+    device: str = "cpu"
+
+    def run(self, key: ResultKey) -> list[Result]:
+        """Train an architecture and keep the results, also when training fails.
+
+        Args:
+            key: What to train; its seed is the first of the seeds.
+
+        Returns:
+            One result for every seed.
+        """
+        keys = [key._replace(seed=seed) for seed in self._seeds(key)]
+        try:
+            results = self._train(keys)
+        except Exception as error:  # whatever a candidate does wrong must not end the search
+            results = [Result(k, error=f"{type(error).__name__}: {error}") for k in keys]
+        if self.store is not None:
+            self.store.put(*results)
+        return results
+
+    def _seeds(self, key: ResultKey) -> range:
+        return range(key.seed, key.seed + self.num_seeds)
+
+    def _train(self, keys: Sequence[ResultKey]) -> list[Result]:
+        first = keys[0]
+        with torch.random.fork_rng(devices=[]):
+            networks = [self._build(key) for key in keys]
+            params, flops = count_parameters(networks[0]), count_flops(networks[0], _shape(self.data))
+            training = Training(networks, self.data.to(torch.device(self.device)), self.recipe, self._seeds(first))
+            file = self._file(first)
+            self._continue(training, file, first.epochs)
+            training.run(first.epochs)
+            trained = training.results()
+            self._keep(training, file)
+        return [
+            Result(k, r.curve[-1], r.test, r.seconds, params, flops, r.curve)
+            for k, r in zip(keys, trained, strict=True)
+        ]
+
+    def _build(self, key: ResultKey) -> nn.Module:
+        torch.manual_seed(key.seed)
+        return self.space.build(self.space.parse(key.architecture), **self.network)
+
+    def _file(self, key: ResultKey) -> Path | None:
+        if self.unfinished is None:
+            return None
+        name = "|".join(map(str, (*key._replace(epochs=0), self.num_seeds)))
+        return self.unfinished / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.pt"
+
+    def _continue(self, training: Training, file: Path | None, epochs: int) -> None:
+        if file is None or not file.is_file():
+            return
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+        except Exception as error:  # damaged: the training starts again
+            _log.warning("%s: cannot be read (%s), training starts again", file, error)
+            return
+        if len(state["curve"]) <= epochs:
+            training.load_state_dict(state)
+
+    def _keep(self, training: Training, file: Path | None) -> None:
+        if file is None:
+            return
+        if training.epoch == self.recipe.epochs:
+            file.unlink(missing_ok=True)
+            return
+        with write_atomically(file, "wb") as target:
+            torch.save(training.state_dict(), target)
+
+
+def _shape(data: TrainingData) -> tuple[int, int, int]:
+    channels, height, width = data.train.images.shape[1:]
+    return channels, height, width

@@ -1,0 +1,136 @@
+"""Several networks of one architecture as a single network, so that a small one keeps a core busy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+_TOLERANCE = 1e-3
+
+
+class SideBySide(nn.Module):
+    """S networks that differ in their weights alone, each fed with its own images.
+
+    Convolutions become one convolution with S times the groups, batch normalisations one over S times the channels:
+    on a CPU, three networks of 8 channels take about half the time they take one after the other. The sum of S losses
+    gives every network its own gradient. Networks for which this is not the same function (they mix channels in
+    another way, or have other layers with weights) are called one after the other.
+
+    Args:
+        networks: S networks with equal layers; they are copied.
+        image_shape: ``(C, H, W)`` of one image, to compare the two ways of computing.
+
+    Shapes:
+        ``(S, B, C, H, W)`` -> ``(S, B, num_classes)``.
+
+    Example:
+        >>> networks = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 4)) for _ in range(2)]
+        >>> twins = SideBySide(networks, (1, 4, 4))
+        >>> twins.merged, twins(torch.rand(2, 5, 1, 4, 4)).shape
+        (True, torch.Size([2, 5, 4]))
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.size = len(networks)
+        self.merged = self.size > 1
+        if self.merged:
+            wide = _merge(networks)
+            self.merged = wide is not None and self._agree(wide, networks, image_shape)
+        self.body = wide if self.merged else nn.ModuleList(map(copy.deepcopy, networks))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores of every network for its own images."""
+        if not self.merged:
+            return torch.stack([network(x) for network, x in zip(self.body, images, strict=True)])  # type: ignore[call-overload]
+        wide = images.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)  # (B, S * C, H, W)
+        return self._separate(self.body(wide))  # type: ignore[operator]
+
+    def _separate(self, scores: Tensor) -> Tensor:
+        return scores.unflatten(1, (self.size, -1)).transpose(0, 1)
+
+    @torch.no_grad()
+    def _agree(self, wide: nn.Module, networks: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> bool:
+        """Whether the wide network computes what the single ones do, in evaluation mode."""
+        weight = next(networks[0].parameters())
+        # Two images of a fixed pattern: random numbers would use up the caller's.
+        images = torch.linspace(-1, 1, self.size * 2 * weight.new_empty(image_shape).numel()).cos()
+        images = images.to(weight).view(self.size, 2, *image_shape)
+        modes = [network.training for network in networks]
+        try:
+            apart = torch.stack([network.eval()(x) for network, x in zip(networks, images, strict=True)])
+            together = self._separate(wide.eval()(images.transpose(0, 1).flatten(1, 2)))
+        except (RuntimeError, ValueError, IndexError):  # shapes that no longer fit
+            return False
+        finally:
+            for network, training in zip(networks, modes, strict=True):
+                network.train(training)
+            wide.train(modes[0])
+        return torch.allclose(apart, together, rtol=_TOLERANCE, atol=_TOLERANCE * float(apart.abs().max()))
+
+
+class StackedLinear(nn.Module):
+    """S linear layers on S equal shares of the features, ``(B, S * in)`` -> ``(B, S * out)``.
+
+    Args:
+        layers: The S layers.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        biased = layers[0].bias is not None
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers])) if biased else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Apply every layer to its share."""
+        shares = features.unflatten(-1, (len(self.weight), -1)).transpose(0, 1)
+        scores = shares @ self.weight.transpose(1, 2)  # (S, B, out)
+        if self.bias is not None:
+            scores = scores + self.bias[:, None]
+        return scores.transpose(0, 1).flatten(1)
+
+
+def _merge(networks: Sequence[nn.Module]) -> nn.Module | None:
+    """The wide network, or None when a layer has no wide counterpart."""
+    wide = copy.deepcopy(networks[0])
+    for name, layer in networks[0].named_modules():
+        peers = [network.get_submodule(name) for network in networks]
+        replacement = _widen(layer, peers)
+        if replacement is not None:
+            if not name:
+                return replacement
+            wide.set_submodule(name, replacement)
+        elif _has_own_state(layer):
+            return None
+    return wide
+
+
+def _has_own_state(layer: nn.Module) -> bool:
+    return any(True for _ in layer.parameters(recurse=False)) or any(True for _ in layer.buffers(recurse=False))
+
+
+def _widen(layer: nn.Module, peers: Sequence[nn.Module]) -> nn.Module | None:
+    size = len(peers)
+    if isinstance(layer, nn.Linear):
+        return StackedLinear(peers)  # type: ignore[arg-type]
+    if not isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+        return None
+    wide = copy.deepcopy(layer)
+    if isinstance(wide, nn.Conv2d):
+        wide.in_channels, wide.out_channels, wide.groups = (
+            size * n for n in (wide.in_channels, wide.out_channels, wide.groups)
+        )
+    else:
+        wide.num_features *= size
+    for name, parameter in layer.named_parameters():
+        joined = torch.cat([peer.get_parameter(name).detach() for peer in peers])
+        setattr(wide, name, nn.Parameter(joined, parameter.requires_grad))
+    for name, buffer in layer.named_buffers():
+        if buffer.dim():  # not the count of batches
+            setattr(wide, name, torch.cat([peer.get_buffer(name) for peer in peers]))
+    return wide
