@@ -115,9 +115,9 @@ def to_pixels(name: str, image: Image, shape: tuple[int, int, int], resize: bool
                 "give image_size to scale all to one size"
             )
         side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((width, height), Resampling.BILINEAR, box=box)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        # Not by resize's own box, which lets the pixels around it shine in.
+        image = image.crop((left, top, left + side, top + side)).resize((width, height), Resampling.BILINEAR)
     return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
 
 
