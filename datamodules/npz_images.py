@@ -196,11 +196,12 @@ def read_part(path: Path, file: NpzFile, part: str) -> Part:
         raise wrong(f"{part}_labels {labels.dtype}{labels.shape}", "a column of integers from 0")
     offsets = None
     if f"{part}_images" in file.files:
-        content = _channels_first(file[f"{part}_images"])
+        given = file[f"{part}_images"]
+        content = _channels_first(given)
         fits = content.ndim == 4 and content.shape[1] in (1, 3) and content.dtype == np.uint8
         if not fits or len(content) != len(labels):
             raise wrong(
-                f"{part}_images {content.dtype}{content.shape} for {len(labels)} labels",
+                f"{part}_images {given.dtype}{given.shape} for {len(labels)} labels",
                 "as many images (N, H, W), (N, H, W, C) or (N, C, H, W) of 1 or 3 channels, uint8 in 0 … 255",
             )
     else:
