@@ -273,7 +273,8 @@ class SearchCallback(Callback):
         from lightning_nas.report import write_search_report  # matplotlib, so only when there is something to draw
 
         self._write_record(seconds)
-        steps = (f"lightning-nas report {self._folder}", f"tensorboard --logdir {self._folder}")
+        verbs = "lightning-nas retrain --genotype", "lightning-nas report", "tensorboard --logdir"
+        steps = [f"{verb} {self._folder}" for verb in verbs]
         text = write_search_report(self._folder, histories, pool, self.benchmark, "\n    ".join(steps))
         console = Console()
         console.print(Markdown(text))

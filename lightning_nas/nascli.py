@@ -267,7 +267,7 @@ def expand_genotype(args: list[str]) -> list[str]:
             continue
         found = read_genotype(arg.partition("=")[2] or next(following, ""))
         if not os.environ.get("LOCAL_RANK"):  # the first process alone speaks
-            sys.stdout.write(f"{found.origin}: {found.architecture}\n")
+            sys.stderr.write(f"{found.origin}: {found.architecture}\n")
         expanded += [f"--model.space={json.dumps(found.space)}", f"--model.architecture={found.architecture}"]
     given = {arg.partition("=")[0] for arg in expanded}
     if not given & {"--config", "-c", "--model.architecture", "--model.init_args.architecture", "-h", "--help"}:

@@ -136,6 +136,7 @@ def test_genotype_is_the_best_by_validation_of_all(tmp_path, pool):
     index = int(histories[name].indices[run, column])
     assert best == {
         "space": "pairs",
+        "space_class": {"class_path": f"{Pairs.__module__}.Pairs", "init_args": {}},
         "architecture": Pairs().format(Pairs()[index]),
         "index": index,
         "valid": score,
