@@ -44,8 +44,8 @@ class TorchDataModule(VisionDataModule):
 
     def __init__(
         self,
-        train: Dataset[Any],
-        test: Dataset[Any] | None = None,
+        train: Dataset,  # type: ignore[type-arg]  # jsonargparse cannot read Dataset[Any]
+        test: Dataset | None = None,  # type: ignore[type-arg]
         image_size: int | None = None,
         purpose: Purpose = "search",
         num_train: int | None = None,
@@ -147,7 +147,7 @@ def read_dataset(dataset: Dataset[Any], image_size: int | None) -> tuple[Tensor,
         pixels.append(to_pixels(where, pillow, shape, image_size is not None))
     if min(labels) < 0:
         raise BenchmarkDataError(f"{name}: got a class number {min(labels)}, expected numbers from 0")
-    return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+    return torch.from_numpy(np.ascontiguousarray(np.stack(pixels))), torch.tensor(labels)
 
 
 def _as_pillow(where: str, image: Any) -> Image:
