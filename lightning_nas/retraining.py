@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_nas.files import write_atomically
 from lightning_nas.modules.classifier import ImageClassifier
-from lightning_nas.nn.complexity import count_flops, count_parameters
+from lightning_nas.nn.complexity import count_flops
 from lightning_nas.provenance import provenance
 
 
@@ -38,7 +38,7 @@ def write_retrain_report(
         "test_accuracy": test,
         "valid_accuracy": valid,
         **training,
-        "parameters": count_parameters(model.network),
+        "parameters": sum(weight.numel() for weight in model.network.parameters()),
         "multiply_adds": count_flops(model.network, model.image_shape),
         "model": {name: value for name, value in model.hparams.items() if not name.startswith("_")},
         "data": data,

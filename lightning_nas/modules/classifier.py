@@ -156,9 +156,9 @@ class ImageClassifier(LightningModule):
                 f"ImageClassifier(drop_path={self.drop_path}): networks of the space {self.space.name!r} have no "
                 "paths to drop (lightning_nas.nn.drop_path.DropPath), expected drop_path: 0"
             )
+        network.eval()
         try:
-            with torch.no_grad():
-                scores = network.eval()(torch.zeros(1, *self.image_shape))
+            scores = network(torch.zeros(1, *self.image_shape))
             if scores.shape != (1, num_classes):
                 raise SpaceError(f"its scores have shape {tuple(scores.shape)}, expected (1, {num_classes})")
         except Exception as error:
@@ -166,8 +166,19 @@ class ImageClassifier(LightningModule):
                 f"a network of the space {self.space.name!r} with {arguments} cannot classify an image of shape "
                 f"{self.image_shape} ({error}); expected not more stages than the image can be halved"
             ) from error
+        self._freeze_unused(network, scores)
         network.train()
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _freeze_unused(self, network: nn.Module, scores: Tensor) -> None:
+        """Weights on dead branches get no gradient; distributed training would wait for one."""
+        if self.auxiliary_weight:
+            scores = scores + network.with_auxiliary(torch.zeros(1, *self.image_shape))[1]  # type: ignore[operator]
+        weights = list(network.parameters())
+        for weight, gradient in zip(
+            weights, torch.autograd.grad(scores.sum(), weights, allow_unused=True), strict=True
+        ):
+            weight.requires_grad_(gradient is not None)
 
     def setup(self, stage: str) -> None:
         """Keep what turns an image into a network's input with the weights: a checkpoint is all that is exported."""

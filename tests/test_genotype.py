@@ -1,0 +1,77 @@
+import json
+import re
+
+import pytest
+
+from lightning_nas.errors import RunFolderError, SpaceError, UsageError
+from lightning_nas.genotype import read_genotype
+from lightning_nas.spaces.config import make_space
+from lightning_nas.spaces.nasbench201 import NASBench201
+from tests.contract import TinySpace
+
+CELL = "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|skip_connect~2|"
+
+
+def write(path, **content):
+    path.write_text(json.dumps({"space": "nasbench201", "architecture": CELL, **content}))
+    return path
+
+
+def test_what_a_search_leaves_is_understood(project):
+    """The file of a real search, whose space is none of the shipped ones."""
+    project.main("search", config=project.write("free.yaml", random_only, num_queries=4, num_runs=2))
+    found = read_genotype(str(project.run_dir))
+    content = json.loads((project.run_dir / "genotype.json").read_text())
+    assert found == read_genotype(str(project.run_dir / "genotype.json"))
+    assert make_space(found.space) == TinySpace()
+    assert found.architecture == content["architecture"]
+    for fact in ("genotype.json", "random", "the best of all strategies and runs on validation", f"valid {content['valid']:.2f} %"):
+        assert fact in found.origin
+    assert f"lightning-nas retrain --genotype {project.run_dir}" in (project.run_dir / "summary.md").read_text()
+
+
+def random_only(config):
+    search = config["trainer"]["callbacks"][0]["init_args"]
+    search["strategies"] = {"random": search["strategies"]["random"]}
+
+
+def test_a_genotype_without_a_class_is_of_a_shipped_space(tmp_path):
+    found = read_genotype(str(write(tmp_path / "old.json")))
+    assert make_space(found.space) == NASBench201()
+    assert found.architecture == CELL
+
+
+def test_an_architecture_as_typed():
+    found = read_genotype(CELL)
+    assert make_space(found.space) == NASBench201()
+    assert found.architecture == CELL
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "JSONDecodeError"), ("[]", "TypeError"), ("{}", "KeyError.*architecture"),
+     ('{"architecture": "x", "space": "nasbench202"}', "KeyError.*nasbench202")],
+)  # fmt: skip
+def test_a_damaged_file(tmp_path, content, reason):
+    path = tmp_path / "genotype.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=rf"genotype\.json: not a genotype .*{reason}.*expected"):
+        read_genotype(str(tmp_path))
+
+
+def test_an_architecture_that_is_not_of_the_space(tmp_path):
+    with pytest.raises(SpaceError, match="sep_conv"):
+        read_genotype(str(write(tmp_path / "wrong.json", architecture=CELL.replace("nor_conv_3x3", "sep_conv"))))
+
+
+def test_a_folder_without_a_genotype_says_what_it_holds(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(RunFolderError, match=re.escape(f"{tmp_path}: holds no genotype.json, but config.yaml")):
+        read_genotype(str(tmp_path))
+
+
+def test_neither_file_nor_architecture():
+    with pytest.raises(UsageError, match=r"gone\.json: there is no such file"):
+        read_genotype("gone.json")
+    with pytest.raises(SpaceError, match=r"neither a genotype.json.*got 1 nodes.*--model.space"):
+        read_genotype("runs/gone")
