@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -23,13 +23,15 @@ R = TypeVar("R")
 Encoded = Path | bytes
 
 _GREY = ("1", "L", "LA")
+_AT_ONCE = 64  # a task per image would cost as much as decoding a small one, and memory where there are millions
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Map over items in a few threads; decoders and checksums let go of the interpreter's lock."""
+    some = [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
-            return list(pool.map(function, items))
+            return [result for results in pool.map(lambda part: [*map(function, part)], some) for result in results]
         except BaseException:
             pool.shutdown(cancel_futures=True)  # the first broken image is enough
             raise

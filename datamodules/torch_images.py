@@ -79,14 +79,14 @@ class TorchDataModule(VisionDataModule):
         images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return images, labels
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """The dataset's own ``classes`` where it has any, as torchvision's do, else the numbers."""
         names = getattr(self.datasets[0], "classes", None)
         count = 1 + int(self._content[1].max())
         return tuple(map(str, names if names is not None and len(names) >= count else range(count)))
 
-    @property
+    @cached_property
     def image_shape(self) -> tuple[int, int, int]:
         """That of the first image."""
         channels, height, width = self._content[0].shape[1:]
@@ -108,6 +108,13 @@ class TorchDataModule(VisionDataModule):
     def prepare_data(self) -> None:
         """Check all images."""
         self.setup("fit")
+
+    def setup(self, stage: str) -> None:
+        """Split; the images in the datasets' order are forgotten when their checksum is known."""
+        if not hasattr(self, "test"):
+            self.identity()
+        super().setup(stage)
+        self.__dict__.pop("_content", None)
 
     def source(self) -> Source:
         """The datasets' images."""

@@ -121,9 +121,14 @@ class VisionDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        pixels = self.train.images[:_MEASURED].double().transpose(0, 1).flatten(1)
+        counts = torch.zeros(self.image_shape[0], 256, dtype=torch.float64)
+        for images in torch.split(self.train.images[:_MEASURED], 256):  # which may lie in a file larger than the memory
+            counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(dim=1)])
+        share, level = counts / counts.sum(dim=1, keepdim=True), torch.arange(256, dtype=torch.float64)
+        mean = share @ level
+        std = (share @ level**2 - mean**2).clamp(min=0).sqrt()
         # A channel of one colour would be divided by 0.
-        return tuple(pixels.mean(dim=1).tolist()), tuple(pixels.std(dim=1).clamp(min=1).tolist())
+        return tuple(mean.tolist()), tuple(std.clamp(min=1).tolist())
 
     def setup(self, stage: str) -> None:
         """Fill ``train``, ``valid`` and ``test``; repeats cost nothing."""
