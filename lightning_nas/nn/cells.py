@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_nas.nn.auxiliary import AuxiliaryHead
 from lightning_nas.nn.drop_path import DropPath
-from lightning_nas.nn.operations import ResNetReduction, make_operation
+from lightning_nas.nn.operations import ResNetReduction, Zero, make_operation
 
 EDGES: tuple[tuple[int, int], ...] = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 """Edges (tail, head) of the cell in the order of the architecture string."""
@@ -31,13 +31,19 @@ class NASBench201Cell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the cell, ``(B, C, H, W)`` -> the same shape."""
-        nodes: list[Tensor | None] = [x, None, None, None]
+        nodes: list[Tensor | None] = [x, None, None, None]  # None is a sum of nothing
         for (tail, head), operation in zip(EDGES, self.edges, strict=True):
-            message, so_far = operation(nodes[tail]), nodes[head]
+            if isinstance(operation, Zero):
+                continue  # adding zeros would cost as much as adding a signal
+            message, so_far = operation(_signal(nodes[tail], x)), nodes[head]
             if not isinstance(operation, nn.Identity):
                 message = self.drop_path(message)
             nodes[head] = message if so_far is None else so_far + message
-        return nodes[-1]  # type: ignore[return-value]
+        return _signal(nodes[-1], x)
+
+
+def _signal(node: Tensor | None, x: Tensor) -> Tensor:
+    return x.mul(0.0) if node is None else node
 
 
 class StagedNetwork(nn.Module):

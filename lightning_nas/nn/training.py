@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -43,8 +43,8 @@ class TrainingRecipe:
 
     # Chosen on the digits; docs/results/live/nasbench201_digits.json has the trials.
     epochs: int = 12
-    batch_size: int = 100
-    learning_rate: float = 0.2
+    batch_size: int = 50
+    learning_rate: float = 0.15
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
@@ -71,7 +71,7 @@ class TrainingData:
         mean: Mean pixel of every channel.
         std: Standard deviation of the pixels of every channel.
         max_pixel: The brightest pixel.
-        augmentation: What changes a batch of training images, floats in 0 … 1; None for nothing.
+        augmentation: What changes a batch of training images, floats in 0 … 1, one after another.
     """
 
     train: LabelledImages
@@ -80,7 +80,7 @@ class TrainingData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     max_pixel: int = 255
-    augmentation: nn.Module | None = None
+    augmentation: Sequence[Callable[[Tensor], Tensor]] = ()
 
     def to(self, device: torch.device) -> TrainingData:
         """The same images on another device."""
