@@ -285,10 +285,6 @@ class WrongWidth(Plain):
         return super().build(arch, num_classes=7, in_channels=1)
 
 
-    DeadEnd.__abstractmethods__
-) = frozenset()
-
-
 def test_any_space_will_do(tmp_path):
     module = ImageClassifier(Plain(width=5), "tanh", 3, (1, 6, 6), channels=9)
     _, trainer = quiet_fit(tmp_path, module)
