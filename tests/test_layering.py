@@ -40,7 +40,9 @@ ALLOWED = {
     "cli": None,
 }
 NO_LIGHTNING = {"nn", "spaces", "search", "errors", "files", "provenance", *REPORTING}
-AT_TOP_LEVEL_ONLY_WHERE_USED = {"matplotlib", "sklearn", "lightgbm", "torch_geometric", "xgboost"}
+AT_TOP_LEVEL_ONLY_WHERE_USED = {
+    "matplotlib", "sklearn", "lightgbm", "torch_geometric", "xgboost", "kornia", "PIL", "torchvision",
+}  # fmt: skip
 
 
 def modules():

@@ -166,6 +166,10 @@ def test_identity_is_that_of_the_content(flat, tmp_path):
         assert make(flat, **change).identity() != identity
     os.rename(moved / "ant" / "000.png", moved / "ant" / "999.png")
     assert make(moved).identity()["checksum"] != identity["checksum"]
+    os.rename(moved / "ant" / "999.png", moved / "ant" / "000.png")
+    assert make(moved).identity() == identity
+    os.rename(moved / "ant" / "019.png", moved / "bee" / "#.png")  # the same order, but another class
+    assert make(moved).identity()["checksum"] != identity["checksum"]
     picture(2, 77).save(flat / "cat" / "000.png")
     assert make(flat).identity()["checksum"] != identity["checksum"]
 
