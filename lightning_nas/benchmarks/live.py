@@ -230,7 +230,7 @@ class LiveBenchmark(Benchmark[A]):
         """Train until nothing is waiting or a worker died; returns what was in training when it died."""
         running: dict[Future[list[Result]], ResultKey] = {}
         try:
-            pool = self._workers(store)
+            pool = self._workers()
             while waiting or running:
                 while waiting and len(running) < at_once:
                     running[pool.submit(waiting[0])] = waiting[0]
@@ -246,17 +246,17 @@ class LiveBenchmark(Benchmark[A]):
             raise
         return []
 
-    def _workers(self, store: ResultStore) -> WorkerPool:
+    def _workers(self) -> WorkerPool:
         if self._pool is None:
-            self.data.setup("fit")
-            data = self.data
-            images = TrainingData(
-                data.train, data.valid, data.test, data.mean, data.std, data.max_pixel, data.augmentation
-            )
-            unfinished = self.path.with_suffix(".unfinished")
-            job = TrainingJob(self.space, self.network, images, self.recipe, self.num_seeds, store, unfinished)
-            self._pool = WorkerPool(job, self.num_workers)
+            self._pool = WorkerPool(self._job(), self.num_workers)
         return self._pool
+
+    def _job(self) -> TrainingJob:
+        data = self.data
+        data.setup("fit")
+        images = TrainingData(data.train, data.valid, data.test, data.mean, data.std, data.max_pixel, data.augmentation)
+        unfinished = self.path.with_suffix(".unfinished")
+        return TrainingJob(self.space, self.network, images, self.recipe, self.num_seeds, self._store, unfinished)
 
     def close(self) -> None:
         """Stop the workers at once; the next evaluation that trains starts new ones."""

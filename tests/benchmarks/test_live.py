@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from lightning_nas.benchmarks import live
 from lightning_nas.benchmarks.live import LiveBenchmark
 from lightning_nas.benchmarks.store import ResultStore
 from lightning_nas.errors import BenchmarkDataError, EvaluationError, SpaceError, UsageError
-from lightning_nas.nn.training import LabelledImages, TrainingRecipe
+from lightning_nas.nn.images import LabelledImages
+from lightning_nas.nn.training import TrainingRecipe
 from lightning_nas.spaces.nasbench201 import NASBench201
 
 CONV, SKIP, POOL, MIXED = (2, 0, 0, 0, 0, 1), (0, 0, 0, 1, 0, 0), (0, 0, 0, 4, 0, 0), (3, 1, 2, 4, 1, 3)
@@ -27,6 +29,7 @@ class Stripes:
 
     num_classes = 4
     image_shape = (1, 8, 8)
+    mean, std, max_pixel, augmentation = (0.0,), (1.0,), 255, ()
 
     def prepare_data(self):
         pass
@@ -138,15 +141,38 @@ def test_equal_and_isomorphic_cells_share_one_training(tmp_path, benchmark):
 
 
 def test_the_store_keeps_recipes_seeds_and_epochs_apart(benchmark):
-    bench = benchmark()
+    bench = benchmark(recipe=replace(RECIPE, epochs=2))
+    bench.evaluate([SKIP], epochs=1)
     bench.evaluate([SKIP])
-    bench.evaluate([SKIP], epochs=2)
     benchmark(seed=1).evaluate([SKIP])
     benchmark(channels=2).evaluate([SKIP])
-    benchmark(recipe=TrainingRecipe(epochs=1, batch_size=8, learning_rate=0.05)).evaluate([SKIP])
+    benchmark().evaluate([SKIP])
     rows = ResultStore(bench.path).rows()
     assert len(rows) == len({row.key for row in rows}) == 5
     assert len({row.key.recipe for row in rows}) == 3
+
+
+def test_a_longer_training_goes_on_where_a_shorter_one_ended(tmp_path, benchmark):
+    recipe = replace(RECIPE, epochs=3)
+    whole = benchmark(recipe=recipe, store=str(tmp_path / "whole.sqlite")).evaluate([MIXED])
+    bench = benchmark(recipe=recipe)
+    bench.evaluate([MIXED], epochs=1)
+    (file,) = bench.path.with_suffix(".unfinished").iterdir()
+    assert len(torch.load(file, weights_only=True)["curve"]) == 1
+    later = bench.evaluate([MIXED])
+    assert torch.equal(later.valid, whole.valid)
+    assert torch.equal(later.test, whole.test)
+    assert not file.exists()
+
+
+def test_scores_are_means_over_seeds_and_every_seed_is_kept(benchmark):
+    bench = benchmark(num_seeds=2, seed=5)
+    scores = bench.evaluate([CONV])
+    rows = ResultStore(bench.path).rows()
+    assert [row.key.seed for row in rows] == [5, 6]
+    assert rows[0].valid != rows[1].valid
+    for column in ("valid", "test", "cost"):
+        assert getattr(scores, column).item() == pytest.approx(sum(getattr(row, column) for row in rows) / 2)
     assert set(ResultStore(bench.path).recipes()) == {row.key.recipe for row in rows}
 
 
@@ -267,8 +293,9 @@ def test_prepare_finds_what_cannot_work(tmp_path):
         make(tmp_path, num_workers=0).prepare()
     with pytest.raises(SpaceError, match=r"cannot build a network of.*not more stages"):
         make(tmp_path, num_stages=6).prepare()
-    with pytest.raises(UsageError, match="epochs=0"):
-        make(tmp_path).evaluate([CONV], epochs=0)
+    for epochs in (0, 2):
+        with pytest.raises(UsageError, match=f"epochs={epochs}, expected 1 to the recipe's 1"):
+            make(tmp_path).evaluate([CONV], epochs=epochs)
     (tmp_path / "broken.sqlite").write_bytes(b"not a store" * 100)
     with pytest.raises(BenchmarkDataError, match="not a readable result store"):
         make(tmp_path, store=str(tmp_path / "broken.sqlite")).prepare()
@@ -287,10 +314,8 @@ def test_a_worker_imports_nothing_slow(tmp_path):
         from {Path(__file__).stem} import *
         bench = make({str(tmp_path)!r})
         bench.prepare()
-        bench.data.setup("fit")
-        splits = bench.data.train, bench.data.valid, bench.data.test
-        job = live.TrainingJob(bench.space, bench.network, (1, 8, 8), RECIPE, splits, bench._store)
-        assert job.run(live.ResultKey("nasbench201", bench.space.format(CONV), "r", 0, 1)).error is None
+        (result,) = bench._job().run(live.ResultKey("nasbench201", bench.space.format(CONV), "r", 0, 1))
+        assert result.error is None
         assert not {{"pytorch_lightning", "torch._dynamo", "sklearn"}} & set(sys.modules)
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False).returncode == 0
