@@ -31,7 +31,7 @@ ALLOWED = {
     "retraining": CORE | {"modules"},
     "export": CORE | {"modules", "loading", "export_template"},
     "export_template": set(),
-    "export_cli": CORE | {"export", "loading"},
+    "export_cli": CORE | {"export", "loading", "modules"},
     "trainer": CORE | {"callbacks", "modules", "retraining"},
     **dict.fromkeys(REPORTING, CORE | REPORTING | {"search", "benchmarks"}),
     "data_cli": CORE | {"benchmarks", "tables"},
