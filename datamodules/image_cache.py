@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_nas.datamodules.splits import Purpose
@@ -19,8 +19,6 @@ from lightning_nas.datamodules.vision import Augment, Source, VisionDataModule
 from lightning_nas.errors import BenchmarkDataError
 from lightning_nas.files import data_dir, ensure_writable, write_atomically
 from lightning_nas.nn.images import FileSlice
-
-_log = logging.getLogger(__name__)
 
 _VERSION = 1  # part of the file's name: raise it whenever images are decoded or ordered differently
 _CHUNK = 64 * 2**20  # bytes of pixels that are decoded at a time
@@ -124,7 +122,7 @@ def write_pixels(file: Path, source: Source, order: Tensor, shape: tuple[int, in
             f"{file}: the decoded images need {needed / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free; make "
             "room, choose another cache_dir, or smaller images"
         )
-    _log.info("writing %d decoded images (%.2f GiB) once to %s", len(order), needed / 2**30, file)
+    rank_zero_info(f"writing {len(order)} decoded images ({needed / 2**30:.2f} GiB) once to {file}")
     with write_atomically(file, "wb") as out:
         out.write(source.labels[order].numpy().tobytes())
         for rows in torch.split(order, max(1, _CHUNK // math.prod(shape))):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_nas.datamodules.decoding import decode, in_threads, is_grey
@@ -17,8 +17,6 @@ from lightning_nas.datamodules.image_cache import CachedImages
 from lightning_nas.datamodules.splits import Purpose
 from lightning_nas.datamodules.vision import Augment, Source
 from lightning_nas.errors import BenchmarkDataError, UsageError
-
-_log = logging.getLogger(__name__)
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _VALID = ("val", "valid", "validation")
@@ -102,7 +100,7 @@ class ImageFolderDataModule(CachedImages):
         grey = all(in_threads(lambda file: is_grey(str(file), file), files))
         colours = "grey as all of them are" if grey else "in RGB"
         size = f"{self.image_size}x{self.image_size}"
-        _log.info("%s: %d images of %d classes, %s, %s", self.path, len(files), len(self.classes), size, colours)
+        rank_zero_info(f"{self.path}: {len(files)} images of {len(self.classes)} classes, {size}, {colours}")
         return (1 if grey else 3), self.image_size, self.image_size
 
     @cached_property
