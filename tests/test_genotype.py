@@ -25,7 +25,8 @@ def test_what_a_search_leaves_is_understood(project):
     assert found == read_genotype(str(project.run_dir / "genotype.json"))
     assert make_space(found.space) == TinySpace()
     assert found.architecture == content["architecture"]
-    for fact in ("genotype.json", "random", "the best of all strategies and runs on validation", f"valid {content['valid']:.2f} %"):
+    score = f"valid {content['valid']:.2f} %"
+    for fact in ("genotype.json", "random", "the best of all strategies and runs on validation", score):
         assert fact in found.origin
     assert f"lightning-nas retrain --genotype {project.run_dir}" in (project.run_dir / "summary.md").read_text()
 
