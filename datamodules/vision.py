@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_nas.datamodules.cells import EpochShuffle
@@ -98,7 +98,7 @@ class VisionDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Primitives that fix every image, label and split, with a short name under ``data``; needs no setup."""
+        """Primitives that fix every image, label, split and change; a short name is under ``data``; needs no setup."""
 
     @abstractmethod
     def source(self) -> Source:
@@ -156,7 +156,18 @@ class VisionDataModule(LightningDataModule, ABC):
         return source.pixels(order), source.labels[order]
 
     def _split_identity(self) -> dict[str, Any]:
-        return {**self.sizes._asdict(), "seed": self.seed}
+        return {**self.sizes._asdict(), "seed": self.seed, "augment": self._augment_identity()}
+
+    def _augment_identity(self) -> str | list[str] | None:
+        if self.augment is None or isinstance(self.augment, str):
+            return self.augment
+        # A module says its arguments; what others say of themselves may hold their place in memory.
+        return [
+            repr(x)
+            if isinstance(x, nn.Module)
+            else f"{x.__module__}.{getattr(x, '__qualname__', type(x).__qualname__)}"
+            for x in self.augmentation
+        ]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels to a network's input, on any device."""
@@ -246,8 +257,9 @@ class DigitsDataModule(VisionDataModule):
     def identity(self) -> dict[str, Any]:
         """Name, sizes and seed: the images themselves never change."""
         sizes = {"num_train": self.sizes.num_train, "num_valid": self.sizes.num_valid, "seed": self.seed}
-        # Without the purpose where it is the old one, so that results from before there were two stay valid.
-        return {"data": "digits", **sizes} | ({} if self.purpose == "search" else {"purpose": self.purpose})
+        # Without what is as it always was, so that results from before there was a choice stay valid.
+        purpose = {} if self.purpose == "search" else {"purpose": self.purpose}
+        return {"data": "digits", **sizes, **purpose} | ({"augment": self._augment_identity()} if self.augment else {})
 
     def source(self) -> Source:
         """Scikit-learn's own file."""

@@ -92,6 +92,17 @@ def test_results_from_before_there_was_a_purpose_stay_valid():
     assert ready().train.labels[:12].tolist() == [3, 5, 1, 6, 4, 9, 7, 0, 2, 8, 3, 5]
 
 
+def test_identity_knows_the_augmentation():
+    def identity(augment):
+        return json.loads(json.dumps(DigitsDataModule(augment=augment).identity()))
+
+    flips = [torch.nn.Dropout(p) for p in (0.1, 0.1, 0.2)]
+    assert identity(flips[0]) == identity([flips[1]])
+    choices = [None, "standard", inverted, flips[0], flips[2], flips]
+    found = [identity(choice) for choice in choices]
+    assert all(one != other for i, one in enumerate(found) for other in found[:i])
+
+
 def test_a_batch_size_of_nothing_is_refused():
     with pytest.raises(UsageError, match="DigitsDataModule: got batch_size=0"):
         DigitsDataModule(batch_size=0)
