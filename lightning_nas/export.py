@@ -86,9 +86,12 @@ def export_program(model: ImageClassifier, folder: Path) -> Exported:
         folder: Where to write.
 
     Raises:
+        UsageError: torch.export cannot follow the network.
         NASError: What was written computes something else.
     """
-    program = torch.export.export(_plain(model), (_images(model, 2),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with _explained("program"):
+        shapes = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(_plain(model), (_images(model, 2),), dynamic_shapes=shapes)
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata(model))})
     path = folder / "network.pt2"
@@ -105,13 +108,13 @@ def export_onnx(model: ImageClassifier, folder: Path) -> Exported:
         folder: Where to write.
 
     Raises:
-        UsageError: ONNX is not installed.
+        UsageError: ONNX is not installed, or torch.export cannot follow the network.
         NASError: What was written computes something else.
     """
     if not onnx_is_there():
         raise UsageError("export --format onnx: needs ONNX; pip install 'lightning-nas[export]'")
     onnxruntime = importlib.import_module("onnxruntime")
-    with _quiet():
+    with _explained("onnx"), _quiet():
         program = torch.onnx.export(
             _plain(model), (_images(model, 2),), input_names=["images"], output_names=["scores"],
             dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
@@ -185,6 +188,19 @@ def _compare(model: ImageClassifier, path: Path, written: Callable[[Tensor], Ten
             "can be looked at); use another --format, and please report this"
         )
     return Exported(path, difference, spread)
+
+
+@contextlib.contextmanager
+def _explained(format: str) -> Iterator[None]:
+    """What torch.export says about a network that it cannot follow fills pages."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"export --format {format}: torch.export cannot follow the network ({type(error).__name__}: {reason}); "
+            "expected a forward without branches on the values of tensors, or another --format"
+        ) from error
 
 
 @contextlib.contextmanager

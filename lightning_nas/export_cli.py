@@ -25,7 +25,8 @@ def export(run_dir: Path, output: Path | None = None, format: Format = "all") ->
         run_dir: Run folder of ``lightning-nas retrain``, or one of its checkpoints.
         output: Folder to write to; default: ``export`` in the run folder.
         format: python: network.py, readable source that needs torch alone, and weights.pt. program: network.pt2 for
-            torch.export.load. onnx: network.onnx (needs the extra: pip install 'lightning-nas[export]'). all: these.
+            torch.export.load. onnx: network.onnx (needs the extra: pip install 'lightning-nas[export]'). all: those of
+            these that can be written.
     """
     sys.path.insert(0, os.getcwd())  # a user's own spaces lie where the command is typed
     from lightning_nas import export as writers
@@ -40,11 +41,15 @@ def export(run_dir: Path, output: Path | None = None, format: Format = "all") ->
         )
     folder = output or (run_dir.parent if run_dir.is_file() else run_dir) / "export"
     console = Console()
-    for name in ("python", "program", "onnx") if format == "all" else (format,):
-        if name == "onnx" and format == "all" and not writers.onnx_is_there():
-            _print(console, "Left out: network.onnx needs ONNX; pip install 'lightning-nas[export]'")
+    names = ("python", "program", "onnx") if format == "all" else (format,)
+    for name in names:
+        try:
+            written = getattr(writers, f"export_{name}")(model, folder)
+        except UsageError as error:  # no ONNX here, or nothing that this format can hold
+            if name == names[-1] and not folder.exists():
+                raise
+            _print(console, f"Left out: {error}")
             continue
-        written = getattr(writers, f"export_{name}")(model, folder)
         _print(
             console,
             f"Written: {written.path} (scores differ by at most {written.difference:.1e} from the network's, whose "

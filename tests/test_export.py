@@ -177,6 +177,21 @@ def test_a_wrong_result_is_an_error(model, tmp_path, monkeypatch, write):
         write(model, tmp_path)
 
 
+class Branching(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.parametrize("write", [export.export_python, export.export_program, export.export_onnx])
+def test_a_network_that_cannot_be_followed(tmp_path, write):
+    pytest.importorskip("onnxscript")
+    module = ImageClassifier(Plain(), "tanh", 3, (1, 6, 6))
+    module.network = Branching(*module.network)
+    with pytest.raises(UsageError, match=r"branches on the values of tensors, or (choose )?another --format"):
+        write(module, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_crash_leaves_the_old_file(model, tmp_path, monkeypatch):
     path = tmp_path / "network.pt2"
     path.write_text("old")

@@ -47,7 +47,7 @@ def test_one_format_of_one_checkpoint(run_dir, said, tmp_path):
 def test_all_formats_go_to_the_run_folder(run_dir, said, monkeypatch):
     monkeypatch.setattr(writers, "onnx_is_there", lambda: False)  # what is written is tested elsewhere
     out = said(run_dir)
-    assert "Left out: network.onnx" in out
+    assert "Left out: export --format onnx" in out
     assert "lightning-nas[export]" in out
     files = sorted(path.name for path in (run_dir / "export").iterdir())
     assert files == ["network.pt2", "network.py", "weights.pt"]
