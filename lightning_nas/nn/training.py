@@ -19,7 +19,7 @@ from lightning_nas.nn.side_by_side import SideBySide
 TRAINING_VERSION = 2
 """Part of every result's key: raise it whenever a change below changes what a network scores."""
 
-_EVALUATION_BATCH = 512  # large enough to be fast, small enough for the cache of one core
+_EVALUATION_BATCH = 128  # large enough to be fast, small enough for the cache of one core
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TrainingRecipe:
     # Chosen on the digits; docs/results/live/nasbench201_digits.json has the trials.
     epochs: int = 12
     batch_size: int = 50
-    learning_rate: float = 0.15
+    learning_rate: float = 0.3
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
