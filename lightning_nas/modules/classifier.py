@@ -22,7 +22,7 @@ from lightning_nas.errors import SpaceError, UsageError
 from lightning_nas.nn.auxiliary import HasAuxiliary
 from lightning_nas.nn.cutout import cutout as cut_out
 from lightning_nas.nn.drop_path import has_drop_path, set_drop_path
-from lightning_nas.nn.schedules import cosine
+from lightning_nas.nn.training import cosine
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.config import describe_space, make_space
 
@@ -65,8 +65,8 @@ class ImageClassifier(LightningModule):
         drop_path: Probability of dropping an edge of a cell at the end of the training; rises linearly from 0.
         auxiliary_weight: Weight of the loss of an auxiliary head, DARTS has 0.4; 0 for no such head.
         optimizer: Optimiser; its learning rate is the peak of the schedule.
-        schedule: Share of the peak by the progress of the training; ``lightning_nas.nn.schedules.cosine``,
-            ``lightning_nas.nn.training.one_cycle`` or any function of a number from 0 to 1.
+        schedule: Share of the peak by the progress of the training: ``cosine`` or ``one_cycle`` of
+            ``lightning_nas.nn.training``, or any function of a number from 0 to 1.
         seed: Seed of cutout and dropped paths; draws depend on (seed, epoch, batch, process) alone, so training
             resumes exactly.
 

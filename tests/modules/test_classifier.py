@@ -11,7 +11,7 @@ from lightning_nas.datamodules.cells import EpochShuffle
 from lightning_nas.errors import SpaceError, UsageError
 from lightning_nas.modules.classifier import ImageClassifier, PercentAccuracy
 from lightning_nas.nn.drop_path import DropPath
-from lightning_nas.nn.schedules import constant, cosine
+from lightning_nas.nn.training import constant, cosine, one_cycle
 from lightning_nas.spaces.categorical import CategoricalSpace
 from lightning_nas.spaces.nasbench201 import NASBench201
 from tests.contract import ModuleContract, quiet_trainer
@@ -83,11 +83,7 @@ class TestContract(ModuleContract):
 
 
 class TestContractOfOneCycle(TestContract):
-    arguments = {"schedule": "one_cycle"}
-
     def module(self, seed=0):
-        from lightning_nas.nn.training import one_cycle
-
         return small(seed, schedule=one_cycle)
 
 
@@ -124,6 +120,16 @@ def fitted(folder, module, epochs=2, data=None, **arguments):
 def test_the_learning_rate_follows_the_schedule_from_step_to_step(tmp_path, schedule):
     watch, _ = fitted(tmp_path, small(schedule=schedule))
     assert watch.rates == pytest.approx([0.1 * schedule(step / 6) for step in range(6)])
+
+
+def test_the_default_schedule_is_torchs_cosine(tmp_path):
+    watch, _ = fitted(tmp_path, small())
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
+    for rate in watch.rates:
+        assert rate == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
 
 
 def test_accumulated_batches_are_one_step(tmp_path):
