@@ -2,6 +2,8 @@
 
 Columns are called ``<dataset>/<split>@<epochs>``, for example ``cifar10/valid@12``, with shape ``(N,)`` or ``(N, S)``
 for S training seeds (NaN where a seed is missing); others, such as ``params``, are free. ``meta`` is a JSON string.
+Where isomorphic architectures share their results, the columns hold each result once and ``row``, ``(N,)``, says which
+one belongs to an architecture.
 """
 
 from __future__ import annotations
@@ -18,6 +20,12 @@ from lightning_nas.benchmarks.catalog import how_to_get
 from lightning_nas.errors import BenchmarkDataError
 from lightning_nas.files import data_dir as data_dir  # imported from here, too
 from lightning_nas.files import opened_npz, write_atomically
+
+
+SHIPPED = Path(__file__).with_name("tables")
+"""Folder of the tables that come with this package."""
+
+_ROW = "row"
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,20 @@ class Table:
             )
         with opened_npz(self.path) as file:
             values: np.ndarray = file[column]
+            if _ROW in file.files:
+                values = self._spread(values, file[_ROW], column)
         if len(values) != len(self):
             raise BenchmarkDataError(f"{self.path}: column {column!r} has {len(values)} rows, expected {len(self)}")
         return values
+
+    def _spread(self, values: np.ndarray, row: np.ndarray, column: str) -> np.ndarray:
+        """From one row per result to one per architecture."""
+        if row.size and not 0 <= row.min() <= row.max() < len(values):
+            raise BenchmarkDataError(
+                f"{self.path}: 'row' names the rows {row.min()} to {row.max()} of column {column!r}, which has "
+                f"{len(values)}; the file is damaged, get or make it again"
+            )
+        return values[row]
 
     def mean_over_seeds(self, column: str, seed: int | None = None) -> np.ndarray:
         """One number per row, float32: the mean over training seeds, or one seed; refuses rows without a number."""
@@ -68,6 +87,19 @@ class Table:
         return values.astype(np.float32)
 
 
+def find_table(name: str, folder: str | Path | None = None) -> Path:
+    """Path of a table given by its path (``*.npz``) or its name: a prepared one wins over one of this package.
+
+    Args:
+        name: For example ``nasbench201-digits``.
+        folder: Folder of prepared tables; default see :func:`~lightning_nas.files.data_dir`.
+    """
+    if name.endswith(".npz"):
+        return Path(name).expanduser()
+    prepared, shipped = data_dir(folder) / f"{name}.npz", SHIPPED / f"{name}.npz"
+    return shipped if shipped.is_file() and not prepared.is_file() else prepared
+
+
 def read_table(path: Path) -> Table:
     """Open a table; only its header is read now.
 
@@ -81,7 +113,7 @@ def read_table(path: Path) -> Table:
                     f"{path}: not a table (no 'meta'); use 'lightning-nas data prepare' to make one"
                 )
             meta = json.loads(str(file["meta"]))
-            columns = tuple(name for name in file.files if name != "meta")
+            columns = tuple(name for name in file.files if name not in ("meta", _ROW))
     except FileNotFoundError:
         folder = None if path.parent == data_dir() else path.parent
         raise BenchmarkDataError(f"{path}: no such table; {how_to_get(path.stem, folder)}") from None
@@ -96,12 +128,12 @@ def write_table(path: Path, meta: Mapping[str, Any], columns: Mapping[str, np.nd
     Args:
         path: Target ``.npz``.
         meta: Primitives; ``rows`` is added.
-        columns: Arrays with one row per architecture.
+        columns: Arrays with one row per architecture; with a column ``row`` the others have one row per result.
     """
-    rows = {len(values) for values in columns.values()}
+    rows = {len(values) for name, values in columns.items() if name != _ROW}
     if len(rows) != 1:
         raise BenchmarkDataError(f"{path}: columns of {sorted(rows)} rows, expected one common number")
-    header = {**meta, "rows": rows.pop()}
+    header = {**meta, "rows": len(columns[_ROW]) if _ROW in columns else rows.pop()}
     with write_atomically(path, "wb") as file:
         np.savez_compressed(file, meta=np.array(json.dumps(header)), **columns)  # type: ignore[arg-type]
     return read_table(path)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import LongTensor, Tensor
 
 from lightning_nas.benchmarks.base import Benchmark, Evaluations, as_column
-from lightning_nas.benchmarks.table import data_dir, read_table
+from lightning_nas.benchmarks.table import find_table, read_table
 from lightning_nas.errors import BenchmarkDataError
 from lightning_nas.spaces.base import A, FiniteSpace
 
@@ -23,7 +22,8 @@ class TabularBenchmark(Benchmark[A]):
 
     Args:
         space: The search space whose members are the table's rows.
-        table: Name of a prepared table (see ``lightning-nas data list``) or path of an ``.npz`` table.
+        table: Name of a prepared table or of one that comes with this package (``lightning-nas data list`` names
+            them), or path of an ``.npz`` table.
         dataset: Data set, for example ``cifar10``, ``cifar100`` or ``imagenet16``.
         epochs: Training epochs behind the validation accuracy that the search sees.
         test_epochs: Training epochs behind the test accuracy that the report shows.
@@ -44,7 +44,7 @@ class TabularBenchmark(Benchmark[A]):
         self.space: FiniteSpace[A] = space
         self.epochs = epochs
         self._dataset, self._seed = dataset, seed
-        path = _resolve(table, data_dir)
+        path = find_table(table, data_dir)
         self.table = read_table(path)
         if self.table.meta["space"] != space.name or len(self.table) != len(space):
             raise BenchmarkDataError(
@@ -92,8 +92,3 @@ class TabularBenchmark(Benchmark[A]):
         """Table, columns and seed."""
         return dict(self._identity)
 
-
-def _resolve(table: str, folder: str | None) -> Path:
-    if table.endswith(".npz"):
-        return Path(table).expanduser()
-    return data_dir(folder) / f"{table}.npz"

@@ -1,10 +1,11 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lightning_nas.benchmarks.table import Table, data_dir, read_table, write_table
+from lightning_nas.benchmarks.table import Table, data_dir, find_table, read_table, write_table
 from lightning_nas.errors import BenchmarkDataError, RunFolderError
 from lightning_nas.files import opened_npz
 
@@ -165,3 +166,30 @@ def test_the_folder_of_tables(monkeypatch, tmp_path):
     assert data_dir("~/data").as_posix() == "/home/someone/data"
     monkeypatch.delenv("LIGHTNING_NAS_DATA")
     assert data_dir().as_posix() == "/home/someone/.cache/lightning_nas"
+
+
+def test_results_shared_by_isomorphic_architectures(tmp_path):
+    columns = {"c": np.array([[1.0, 2.0], [3.0, 5.0]]), "row": np.array([1, 0, 1])}
+    table = write_table(tmp_path / "t.npz", {"space": "bits"}, columns)
+    assert len(table) == 3
+    assert table.columns == ("c",)
+    assert table["c"].tolist() == [[3, 5], [1, 2], [3, 5]]
+    assert table.mean_over_seeds("c").tolist() == [4, 1.5, 4]
+
+
+def test_rows_beyond_the_results_are_damage(tmp_path):
+    table = write_table(tmp_path / "t.npz", {"space": "bits"}, {"c": np.arange(2.0), "row": np.array([0, 2, 1])})
+    with pytest.raises(BenchmarkDataError, match=r"'row' names the rows 0 to 2 of column 'c', which has 2"):
+        table["c"]
+
+
+def test_a_prepared_table_wins_over_a_shipped_one(tmp_path, monkeypatch):
+    shipped, prepared = tmp_path / "shipped", tmp_path / "prepared"
+    monkeypatch.setattr("lightning_nas.benchmarks.table.SHIPPED", shipped)
+    for folder in (shipped, prepared):
+        write_table(folder / "both.npz", {"space": "bits"}, {"c": np.zeros(2)})
+    write_table(shipped / "ours.npz", {"space": "bits"}, {"c": np.zeros(2)})
+    assert find_table("both", prepared) == prepared / "both.npz"
+    assert find_table("ours", prepared) == shipped / "ours.npz"
+    assert find_table("neither", prepared) == prepared / "neither.npz"
+    assert find_table("some/where.npz", prepared) == Path("some/where.npz")
