@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_nas.benchmarks.futures import completed
 from lightning_nas.spaces.base import A, SearchSpace
+
+
+class Evaluation(NamedTuple):
+    """Scores of one architecture.
+
+    Attributes:
+        valid: Validation accuracy in percent; NaN when the evaluation failed.
+        test: Test accuracy in percent.
+        cost: Seconds on the benchmark's own clock.
+    """
+
+    valid: float
+    test: float
+    cost: float
 
 
 class Evaluations(NamedTuple):
@@ -36,11 +52,14 @@ class Benchmark(ABC, Generic[A]):
         space: The search space whose architectures can be evaluated.
         epochs: Training epochs of an evaluation unless asked otherwise.
         optimum: Best reachable test accuracy, or None when nobody knows it.
+        on_result: Set it to follow long calls of :meth:`evaluate`: a benchmark that takes its time calls it with how
+            many of the distinct architectures are done and how many there are, at the start and after each.
     """
 
     space: SearchSpace[A]
     epochs: int
     optimum: float | None = None
+    on_result: Callable[[int, int], None] | None = None
 
     @abstractmethod
     def evaluate(self, archs: Sequence[A], epochs: int | None = None) -> Evaluations:
@@ -50,6 +69,20 @@ class Benchmark(ABC, Generic[A]):
             archs: N architectures of :attr:`space`; repeats are allowed and get the same answer.
             epochs: Training epochs (the fidelity); None for :attr:`epochs`.
         """
+
+    def submit(self, arch: A, epochs: int | None = None) -> Future[Evaluation]:
+        """Score one architecture some time; by default at once, and the future is done.
+
+        Args:
+            arch: Architecture of :attr:`space`.
+            epochs: Training epochs (the fidelity); None for :attr:`epochs`.
+        """
+        return completed(Evaluation(*(column.item() for column in self.evaluate([arch], epochs))))
+
+    @property
+    def parallelism(self) -> int:
+        """Evaluations that can run at a time; more of them than that wait."""
+        return 1
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

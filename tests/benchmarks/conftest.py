@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lightning_nas.spaces.nasbench201 import NASBench201
+from tests.benchmarks.stripes import make
 
 OFFICIAL_NUMBERS = (0, 11, 284)
 EVALUATIONS = {  # training set -> (evaluation sets, seconds of training and of validation in an epoch)
@@ -146,3 +147,18 @@ def write_nats(three_cells):
         return folder
 
     return write
+
+
+@pytest.fixture
+def make_live(tmp_path, monkeypatch):
+    """Makes small live benchmarks, whose workers can import the tests' modules, and closes them."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    made = []
+
+    def factory(folder=tmp_path, **changes):
+        made.append(make(folder, **changes))
+        return made[-1]
+
+    yield factory
+    for one in made:
+        one.close()

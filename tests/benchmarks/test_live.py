@@ -1,101 +1,24 @@
-import importlib
 import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lightning_nas.benchmarks import live
+from lightning_nas.benchmarks import live, workers_local
 from lightning_nas.benchmarks.live import LiveBenchmark
 from lightning_nas.benchmarks.store import ResultStore
 from lightning_nas.errors import BenchmarkDataError, EvaluationError, SpaceError, UsageError
-from lightning_nas.nn.images import LabelledImages
 from lightning_nas.nn.training import TrainingRecipe
 from lightning_nas.spaces.nasbench201 import NASBench201
+from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, TroubledSpace, make, until
 
-CONV, SKIP, POOL, MIXED = (2, 0, 0, 0, 0, 1), (0, 0, 0, 1, 0, 0), (0, 0, 0, 4, 0, 0), (3, 1, 2, 4, 1, 3)
-RECIPE = TrainingRecipe(epochs=1, batch_size=8, learning_rate=0.1)
-
-
-class Stripes:
-    """A data module without Lightning, whose import would take most of the time of these tests."""
-
-    num_classes = 4
-    image_shape = (1, 8, 8)
-    mean, std, max_pixel, augmentation = (0.0,), (1.0,), 255, ()
-
-    def prepare_data(self):
-        pass
-
-    def setup(self, stage):
-        self.train, self.valid, self.test = (stripes(count, seed) for seed, count in enumerate((96, 60, 60)))
-
-    def identity(self):
-        return {"data": "stripes"}
-
-
-def stripes(count, seed):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(4, (count,), generator=generator)
-    images = torch.rand(count, 1, 8, 8, generator=generator)
-    images[torch.arange(count), 0, 2 * labels] += 1.5
-    return LabelledImages(images, labels)
-
-
-class TroubledSpace(NASBench201):
-    """Cells that misbehave in the worker that builds them; every build leaves its process id in a folder."""
-
-    def __init__(self, folder, **trouble):
-        self.folder = folder
-        self.trouble = {self.canonical(arch): kind for kind, arch in trouble.items()}
-
-    def build(self, arch, **network):
-        parent = "MainProcess" in torch.multiprocessing.current_process().name
-        kind = None if parent else self.trouble.get(arch)
-        first = not Path(self.folder, "died").exists()
-        if not parent:
-            Path(self.folder, f"{os.getpid()}.{time.monotonic_ns()}").touch()
-        if kind == "raises":
-            raise RuntimeError("no such cell")
-        if kind == "sleeps":
-            time.sleep(100)
-        if kind == "dies" or (kind == "dies_once" and first):
-            Path(self.folder, "died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().build(arch, **network)
-
-
-def make(folder, space=None, **changes):
-    arguments = {"channels": 4, "recipe": RECIPE, "store": f"{folder}/results.sqlite", "num_workers": 1}
-    return LiveBenchmark(space or NASBench201(), Stripes(), **(arguments | changes))
-
-
-@pytest.fixture
-def benchmark(tmp_path):
-    made = []
-
-    def factory(folder=tmp_path, **changes):
-        made.append(make(folder, **changes))
-        return made[-1]
-
-    yield factory
-    for one in made:
-        one.close()
-
-
-@pytest.fixture
-def troubled(tmp_path, monkeypatch):
-    """Builds the space from a copy of this module that the workers can import, too."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    module = importlib.import_module(Path(__file__).stem)
-    return lambda **trouble: module.TroubledSpace(str(tmp_path), **trouble)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -104,15 +27,15 @@ def no_workers(monkeypatch):
         def refuse(*_):
             raise AssertionError("workers were started")
 
-        monkeypatch.setattr(live, "WorkerPool", refuse)
+        monkeypatch.setattr(live, "TrainingQueue", refuse)
 
     return start
 
 
-def test_workers_and_order_change_nothing_and_a_repeat_is_a_look_up(tmp_path, benchmark, no_workers):
+def test_workers_and_order_change_nothing_and_a_repeat_is_a_look_up(tmp_path, make_live, no_workers):
     archs = [CONV, MIXED, SKIP]
-    one = benchmark(store=str(tmp_path / "one.sqlite")).evaluate(archs)
-    two = benchmark(num_workers=2).evaluate(archs[::-1])
+    one = make_live(store=str(tmp_path / "one.sqlite")).evaluate(archs)
+    two = make_live(workers=2).evaluate(archs[::-1])
     assert torch.equal(one.valid, two.valid.flip(0))
     assert torch.equal(one.test, two.test.flip(0))
     assert len(set(one.valid.tolist())) > 1
@@ -123,15 +46,15 @@ def test_workers_and_order_change_nothing_and_a_repeat_is_a_look_up(tmp_path, be
     assert row.flops > 10_000
 
     no_workers()
-    again = benchmark(num_workers=2).evaluate(archs)
+    again = make_live(workers=2).evaluate(archs)
     assert all(torch.equal(x.flip(0), y) for x, y in zip(two, again, strict=True))
 
 
-def test_equal_and_isomorphic_cells_share_one_training(tmp_path, benchmark):
+def test_equal_and_isomorphic_cells_share_one_training(tmp_path, make_live):
     space = NASBench201()
     twin = next(a for a in space if a != space.canonical(a) and space.canonical(a) == space.canonical(CONV))
     progress = []
-    bench = benchmark()
+    bench = make_live()
     bench.on_result = lambda done, total: progress.append((done, total))
     valid = bench.evaluate([CONV, twin, CONV, SKIP]).valid
     assert valid[0] == valid[1] == valid[2]
@@ -140,22 +63,22 @@ def test_equal_and_isomorphic_cells_share_one_training(tmp_path, benchmark):
     assert stored == {space.format(space.canonical(a)) for a in (CONV, SKIP)}
 
 
-def test_the_store_keeps_recipes_seeds_and_epochs_apart(benchmark):
-    bench = benchmark(recipe=replace(RECIPE, epochs=2))
+def test_the_store_keeps_recipes_seeds_and_epochs_apart(make_live):
+    bench = make_live(recipe=replace(RECIPE, epochs=2))
     bench.evaluate([SKIP], epochs=1)
     bench.evaluate([SKIP])
-    benchmark(seed=1).evaluate([SKIP])
-    benchmark(channels=2).evaluate([SKIP])
-    benchmark().evaluate([SKIP])
+    make_live(seed=1).evaluate([SKIP])
+    make_live(channels=2).evaluate([SKIP])
+    make_live().evaluate([SKIP])
     rows = ResultStore(bench.path).rows()
     assert len(rows) == len({row.key for row in rows}) == 5
     assert len({row.key.recipe for row in rows}) == 3
 
 
-def test_a_longer_training_goes_on_where_a_shorter_one_ended(tmp_path, benchmark):
+def test_a_longer_training_goes_on_where_a_shorter_one_ended(tmp_path, make_live):
     recipe = replace(RECIPE, epochs=3)
-    whole = benchmark(recipe=recipe, store=str(tmp_path / "whole.sqlite")).evaluate([MIXED])
-    bench = benchmark(recipe=recipe)
+    whole = make_live(recipe=recipe, store=str(tmp_path / "whole.sqlite")).evaluate([MIXED])
+    bench = make_live(recipe=recipe)
     bench.evaluate([MIXED], epochs=1)
     (file,) = bench.path.with_suffix(".unfinished").iterdir()
     assert len(torch.load(file, weights_only=True)["curve"]) == 1
@@ -165,8 +88,8 @@ def test_a_longer_training_goes_on_where_a_shorter_one_ended(tmp_path, benchmark
     assert not file.exists()
 
 
-def test_scores_are_means_over_seeds_and_every_seed_is_kept(benchmark):
-    bench = benchmark(num_seeds=2, seed=5)
+def test_scores_are_means_over_seeds_and_every_seed_is_kept(make_live):
+    bench = make_live(num_seeds=2, seed=5)
     scores = bench.evaluate([CONV])
     rows = ResultStore(bench.path).rows()
     assert [row.key.seed for row in rows] == [5, 6]
@@ -176,8 +99,8 @@ def test_scores_are_means_over_seeds_and_every_seed_is_kept(benchmark):
     assert set(ResultStore(bench.path).recipes()) == {row.key.recipe for row in rows}
 
 
-def test_a_failing_training_scores_nan_and_is_kept_and_logged_once(benchmark, troubled, caplog, no_workers):
-    bench = benchmark(space=troubled(raises=CONV))
+def test_a_failing_training_scores_nan_and_is_kept_and_logged_once(tmp_path, make_live, caplog, no_workers):
+    bench = make_live(space=TroubledSpace(tmp_path, raises=CONV))
     valid, test, cost = bench.evaluate([SKIP, CONV])
     assert valid.isnan().tolist() == test.isnan().tolist() == cost.isnan().tolist() == [False, True]
     bench.evaluate([CONV])
@@ -186,31 +109,31 @@ def test_a_failing_training_scores_nan_and_is_kept_and_logged_once(benchmark, tr
     assert "RuntimeError: no such cell" in warnings[0].getMessage()
     bench.close()
 
-    mended = benchmark(space=NASBench201(), retry_failed=True).evaluate([CONV])
+    mended = make_live(space=NASBench201(), retry_failed=True).evaluate([CONV])
     assert mended.valid.isfinite().all()
     no_workers()
-    assert torch.equal(benchmark().evaluate([CONV]).valid, mended.valid)
+    assert torch.equal(make_live().evaluate([CONV]).valid, mended.valid)
 
 
-def test_a_diverging_training_scores_nan(benchmark):
-    bench = benchmark(recipe=TrainingRecipe(epochs=2, batch_size=32, learning_rate=1e30))
+def test_a_diverging_training_scores_nan(make_live):
+    bench = make_live(recipe=TrainingRecipe(epochs=2, batch_size=32, learning_rate=1e30))
     assert bench.evaluate([CONV]).valid.isnan().all()
     assert "lower learning_rate" in ResultStore(bench.path).rows()[0].error
 
 
-def test_a_killed_worker_is_replaced_and_its_training_repeated(tmp_path, benchmark, troubled):
-    expected = benchmark(store=str(tmp_path / "calm.sqlite")).evaluate([CONV, SKIP, MIXED])
-    bench = benchmark(space=troubled(dies_once=CONV), num_workers=2)
+def test_a_killed_worker_is_replaced_and_its_training_repeated(tmp_path, make_live):
+    expected = make_live(store=str(tmp_path / "calm.sqlite")).evaluate([CONV, SKIP, MIXED])
+    bench = make_live(space=TroubledSpace(tmp_path, dies_once=CONV), workers=2)
     result = bench.evaluate([CONV, SKIP, MIXED])
     assert (tmp_path / "died").exists()
     assert torch.equal(result.valid, expected.valid)
 
 
-def test_a_cell_that_always_kills_its_worker_harms_no_other(benchmark, troubled):
-    bench = benchmark(space=troubled(dies=CONV), num_workers=2)
+def test_a_cell_that_always_kills_its_worker_harms_no_other(tmp_path, make_live):
+    bench = make_live(space=TroubledSpace(tmp_path, dies=CONV), workers=2)
     assert bench.evaluate([CONV, SKIP, MIXED, POOL]).valid.isnan().tolist() == [True, False, False, False]
     errors = {row.error for row in ResultStore(bench.path).rows()}
-    assert errors == {None, "its worker process died twice (killed, or out of memory?)"}
+    assert errors == {None, "its worker died twice (killed, or out of memory?)"}
 
 
 def session_members(session):
@@ -231,12 +154,12 @@ def session_members(session):
 def test_a_killed_parent_loses_nothing_and_leaves_nobody(tmp_path, sign):
     script = f"""
         import sys, tempfile
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from {Path(__file__).stem} import *
+        sys.path.insert(0, {str(ROOT)!r})
+        from tests.benchmarks.stripes import *
         if __name__ == "__main__":
             tempfile.tempdir = {str(tmp_path)!r}
             space = TroubledSpace({str(tmp_path)!r}, sleeps=CONV)
-            make({str(tmp_path)!r}, space, num_workers=2).evaluate([CONV, SKIP, POOL])
+            make({str(tmp_path)!r}, space, workers=2).evaluate([CONV, SKIP, POOL])
     """
     (tmp_path / "search.py").write_text(textwrap.dedent(script))
     parent = subprocess.Popen(
@@ -257,15 +180,8 @@ def test_a_killed_parent_loses_nothing_and_leaves_nobody(tmp_path, sign):
     assert not list(tmp_path.glob("lightning-nas-*"))
 
 
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def test_close_leaves_no_worker_and_a_later_evaluation_starts_anew(tmp_path, benchmark, troubled):
-    bench = benchmark(space=troubled(), num_workers=2)
+def test_close_leaves_no_worker_and_a_later_evaluation_starts_anew(tmp_path, make_live):
+    bench = make_live(space=TroubledSpace(tmp_path), workers=2)
     bench.evaluate([SKIP, CONV])
     workers = {int(path.name.split(".")[0]) for path in tmp_path.glob("[0-9]*.*")}
     bench.close()
@@ -273,24 +189,24 @@ def test_close_leaves_no_worker_and_a_later_evaluation_starts_anew(tmp_path, ben
     assert bench.evaluate([POOL]).valid.isfinite().all()
 
 
-def test_workers_that_cannot_start_are_an_error(benchmark, monkeypatch):
-    monkeypatch.setattr(live, "_start_worker", os._exit)
+def test_workers_that_cannot_start_are_an_error(make_live, monkeypatch):
+    monkeypatch.setattr(workers_local, "_start_worker", os._exit)
     with pytest.raises(EvaluationError, match="__main__"):
-        benchmark().evaluate([CONV])
+        make_live().evaluate([CONV])
 
 
 def test_identity_is_what_fixes_the_answers(tmp_path):
     identity = make(tmp_path).identity()
     assert identity["space"] == "nasbench201"
     assert identity["epochs"] == 1
-    assert identity == make(tmp_path, num_workers=3, store="elsewhere.sqlite").identity()
+    assert identity == make(tmp_path, workers=3, store="elsewhere.sqlite").identity()
     for change in ({"seed": 1}, {"channels": 2}, {"recipe": TrainingRecipe(epochs=2)}):
         assert make(tmp_path, **change).identity() != identity
 
 
 def test_prepare_finds_what_cannot_work(tmp_path):
     with pytest.raises(UsageError, match="num_workers=0"):
-        make(tmp_path, num_workers=0).prepare()
+        make(tmp_path, workers=0).prepare()
     with pytest.raises(SpaceError, match=r"cannot build a network of.*not more stages"):
         make(tmp_path, num_stages=6).prepare()
     for epochs in (0, 2):
@@ -310,13 +226,16 @@ def test_a_worker_imports_nothing_slow(tmp_path):
     """Lightning, or the compiler that torch.optim imports, would each cost every worker more than a training."""
     script = f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from {Path(__file__).stem} import *
+        sys.path.insert(0, {str(ROOT)!r})
+        from tests.benchmarks.stripes import *
+        from lightning_nas.benchmarks import workers_local
+        from lightning_nas.benchmarks.store import ResultKey
         bench = make({str(tmp_path)!r})
         bench.prepare()
-        (result,) = bench._job().run(live.ResultKey("nasbench201", bench.space.format(CONV), "r", 0, 1))
+        (result,) = workers_local.train(bench._job(), ResultKey("nasbench201", bench.space.format(CONV), "r", 0, 1))
         assert result.error is None
-        assert not {{"pytorch_lightning", "torch._dynamo", "sklearn"}} & set(sys.modules)
+        slow = {{"pytorch_lightning", "torch._dynamo", "sklearn", "distributed", "submitit"}}
+        assert not slow & set(sys.modules)
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False).returncode == 0
 
@@ -331,7 +250,7 @@ def test_the_command_line_reads_it_and_trains_digits(tmp_path):
         "data": {"class_path": "lightning_nas.datamodules.vision.DigitsDataModule"},
         "recipe": {"epochs": 1},
         "channels": 4,
-        "num_workers": 1,
+        "workers": 1,
         "store": str(tmp_path / "digits.sqlite"),
     }
     config = {"benchmark": {"class_path": "lightning_nas.benchmarks.live.LiveBenchmark", "init_args": arguments}}
@@ -342,8 +261,8 @@ def test_the_command_line_reads_it_and_trains_digits(tmp_path):
         bench.close()
 
 
-def test_an_interrupt_stops_the_workers(benchmark):
-    bench = benchmark()
+def test_an_interrupt_stops_the_workers(make_live):
+    bench = make_live()
 
     def interrupt(done, total):
         if done:
@@ -352,5 +271,5 @@ def test_an_interrupt_stops_the_workers(benchmark):
     bench.on_result = interrupt
     with pytest.raises(KeyboardInterrupt):
         bench.evaluate([SKIP, POOL, CONV])
-    assert bench._pool is None
+    assert bench._queue is None
     assert ResultStore(bench.path).count() >= 1

@@ -1,0 +1,100 @@
+"""Workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from typing import Any
+
+from lightning_nas.benchmarks.job import TrainingJob
+from lightning_nas.benchmarks.store import Result, ResultKey
+from lightning_nas.benchmarks.workers import WorkerLostError, Workers, remote_job, train
+from lightning_nas.errors import EvaluationError, UsageError
+
+
+class DaskWorkers(Workers):
+    """Workers of a Dask cluster (https://distributed.dask.org); needs ``pip install 'lightning-nas[dask]'``.
+
+    The images are sent to every worker once. Results travel back to this process, which keeps them. The work of a
+    worker that dies is given to another one by Dask itself, three times (``distributed.scheduler.allowed-failures``).
+    Trainings that are no longer wanted end with their last epoch: Dask cannot stop what runs.
+
+    Args:
+        address: The scheduler's, for example ``tcp://10.0.0.1:8786``; default: a cluster of one process for every core
+            of this machine. Workers should have one thread each (``dask worker --nthreads 1``), since a process trains
+            one architecture at a time.
+        device: Where a worker trains; ``cuda`` for workers that see one GPU each, as those of ``dask-cuda`` do.
+        folder: A folder that all workers reach, where trainings of fewer than the recipe's epochs are kept to be
+            continued; without it they start again.
+        timeout: Seconds to wait for the scheduler and the first worker.
+    """
+
+    def __init__(
+        self, address: str | None = None, device: str = "cpu", folder: str | None = None, timeout: float = 60.0
+    ) -> None:
+        self.address, self.device, self.folder, self.timeout = address, device, folder, timeout
+        self._client: Any = None
+        self._executor: Any = None
+        self._job: TrainingJob | None = None
+        self._sent: Any = None  # the job on the workers
+
+    @property
+    def parallelism(self) -> int:
+        """Workers there are now; a cluster may grow and shrink."""
+        self.prepare()
+        return max(1, len(self._client.nthreads()))
+
+    def prepare(self) -> None:
+        """Connect to the scheduler, and wait for a worker.
+
+        Raises:
+            UsageError: Dask is not installed.
+            EvaluationError: There is no scheduler, or no worker.
+        """
+        if self._client is not None:
+            return
+        try:
+            from distributed import Client, KilledWorker
+        except ImportError as error:
+            raise UsageError("DaskWorkers need the package 'distributed': pip install 'lightning-nas[dask]'") from error
+        own = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
+        self.deaths = (WorkerLostError, KilledWorker, CancelledError)
+        try:
+            client = Client(self.address, timeout=self.timeout, set_as_default=False, **({} if self.address else own))
+        except (OSError, ValueError) as error:
+            raise EvaluationError(
+                f"DaskWorkers: no scheduler answers at {self.address} ({error}); start 'dask scheduler' there and "
+                "'dask worker' with its address, or mend the address"
+            ) from error
+        try:
+            client.wait_for_workers(1, self.timeout)
+        except TimeoutError as error:
+            client.close()
+            raise EvaluationError(
+                f"DaskWorkers: the scheduler at {self.address} has no worker; start some with "
+                f"'dask worker {self.address} --nthreads 1'"
+            ) from error
+        self._client, self._executor = client, client.get_executor(pure=False)
+
+    def start(self, job: TrainingJob) -> None:
+        """Send the job to the workers."""
+        self.prepare()
+        folder = Path(self.folder).expanduser().absolute() if self.folder else None
+        self._job = remote_job(job, self.device, folder)
+        self._sent = None
+
+    def submit(self, key: ResultKey) -> Future[list[Result]]:
+        """Give an architecture to the cluster."""
+        # What is sent and not computed is lost with the last worker that holds it.
+        if self._sent is None or self._sent.status in ("lost", "cancelled", "error"):
+            self._sent = self._client.scatter(self._job, broadcast=True, hash=False)
+        future: Future[list[Result]] = self._executor.submit(train, self._sent, key)
+        return future
+
+    def stop(self) -> None:
+        """Withdraw what waits, and leave the cluster; one that was started here ends."""
+        if self._client is not None:
+            self._executor.shutdown(wait=False)
+            self._client.close()
+        self._client = self._executor = self._sent = None
