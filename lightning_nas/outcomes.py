@@ -78,7 +78,7 @@ def paired_difference(ours: Outcome, reference: Outcome) -> tuple[float, float, 
     Returns:
         Difference in percentage points (NaN without pairs), half width (NaN below two pairs), number of pairs.
     """
-    from scipy.stats import t  # type: ignore[import-untyped]
+    from scipy.stats import t
 
     differences = paired_differences(ours, reference)
     n = len(differences)

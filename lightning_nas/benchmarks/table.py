@@ -66,7 +66,8 @@ class Table:
                 f"{self.path}: 'row' names the rows {row.min()} to {row.max()} of column {column!r}, which has "
                 f"{len(values)}; the file is damaged, get or make it again"
             )
-        return values[row]
+        spread: np.ndarray = values[row]
+        return spread
 
     def mean_over_seeds(self, column: str, seed: int | None = None) -> np.ndarray:
         """One number per row, float32: the mean over training seeds, or one seed; refuses rows without a number."""

@@ -36,22 +36,25 @@ class SideBySide(nn.Module):
     def __init__(self, networks: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.size = len(networks)
-        self.merged = self.size > 1
-        if self.merged:
-            wide = _merge(networks)
-            self.merged = wide is not None and self._agree(wide, networks, image_shape)
-        self.body = wide if self.merged else nn.ModuleList(map(copy.deepcopy, networks))
+        wide = _merge(networks) if self.size > 1 else None
+        self.wide = wide if wide is not None and self._agree(wide, networks, image_shape) else None
+        self.networks = nn.ModuleList(() if self.merged else map(copy.deepcopy, networks))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
+
+    @property
+    def merged(self) -> bool:
+        """Whether the networks are one."""
+        return self.wide is not None
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of every network for its own images."""
-        if not self.merged:
-            return torch.stack([network(x) for network, x in zip(self.body, images, strict=True)])  # type: ignore[call-overload]
-        wide = images.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)  # (B, S * C, H, W)
-        return self._separate(self.body(wide))  # type: ignore[operator]
+        if self.wide is None:
+            return torch.stack([network(x) for network, x in zip(self.networks, images, strict=True)])
+        side_by_side = images.transpose(0, 1).flatten(1, 2)  # (B, S * C, H, W)
+        return self._separate(self.wide(side_by_side.contiguous(memory_format=torch.channels_last)))
 
     def _separate(self, scores: Tensor) -> Tensor:
-        return scores.unflatten(1, (self.size, -1)).transpose(0, 1)
+        return scores.reshape(len(scores), self.size, -1).transpose(0, 1)
 
     @torch.no_grad()
     def _agree(self, wide: nn.Module, networks: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> bool:
@@ -88,8 +91,8 @@ class StackedLinear(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Apply every layer to its share."""
-        shares = features.unflatten(-1, (len(self.weight), -1)).transpose(0, 1)
-        scores = shares @ self.weight.transpose(1, 2)  # (S, B, out)
+        shares = features.reshape(len(features), len(self.weight), -1).transpose(0, 1)
+        scores: Tensor = shares @ self.weight.transpose(1, 2)  # (S, B, out)
         if self.bias is not None:
             scores = scores + self.bias[:, None]
         return scores.transpose(0, 1).flatten(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -84,8 +84,10 @@ class TrainingData:
 
     def to(self, device: torch.device) -> TrainingData:
         """The same images on another device."""
-        splits = (LabelledImages(*(part.to(device) for part in split)) for split in (self.train, self.valid, self.test))
-        return TrainingData(*splits, self.mean, self.std, self.max_pixel, self.augmentation)
+        train, valid, test = (
+            LabelledImages(*(part.to(device) for part in split)) for split in (self.train, self.valid, self.test)
+        )
+        return replace(self, train=train, valid=valid, test=test)
 
 
 class TrainingResult(NamedTuple):
