@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.files import ensure_writable, write_atomically
 from lightning_nas.provenance import provenance
 from lightning_nas.search.history import SearchHistory
-from lightning_nas.search.loop import best_so_far, search_rounds
+from lightning_nas.search.loop import best_so_far, search_asynchronously, search_rounds
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.strategy import SearchStrategy, describe
 
@@ -30,8 +31,8 @@ class SearchCallback(Callback):
     """Runs search strategies over the module's embeddings of the whole space, and reports.
 
     Works when ``fit`` ends, and alone under ``lightning-nas search``. Every strategy's history is written to the run
-    folder after each round; ``search`` continues from there, as does ``fit --ckpt_path last``, and a finished search is
-    only reported again.
+    folder after each round (or each score of an asynchronous search); ``search`` continues from there, as does
+    ``fit --ckpt_path last``, and a finished search is only reported again.
     With several processes the runs are split among them; the result is the one a single process finds.
 
     Leaves in the run folder: ``search/<strategy>.pt`` (histories), ``trials.csv``, ``summary.md``, ``genotype.json``,
@@ -44,6 +45,9 @@ class SearchCallback(Callback):
         num_queries: Evaluations per run.
         num_runs: Independent runs of every strategy, side by side.
         batch_size: Candidates asked for at a time in each run, q.
+        asynchronous: Ask for the next candidate as soon as an evaluation is done, instead of in rounds: keeps all
+            workers of a live benchmark busy when trainings differ in length. Queries are then counted in the order of
+            arrival, which is kept: a search that goes on does so from the same scores.
         seed: Seed of the search; run r draws from (seed, r, query), so strategies share their random starts.
         ledger: What the published numbers are, for ``lightning-nas report --record``: name, title, source,
             reference_protocol, our_protocol, scale, notes, published, paired.
@@ -56,6 +60,7 @@ class SearchCallback(Callback):
         num_queries: int = 100,
         num_runs: int = 1,
         batch_size: int = 1,
+        asynchronous: bool = False,
         seed: int = 0,
         ledger: dict[str, Any] | None = None,
     ) -> None:
@@ -63,6 +68,11 @@ class SearchCallback(Callback):
             raise UsageError(
                 f"SearchCallback(num_queries={num_queries}, num_runs={num_runs}, batch_size={batch_size}, "
                 f"strategies={list(strategies)}): expected positive numbers and at least one strategy"
+            )
+        if asynchronous and batch_size > 1:
+            raise UsageError(
+                f"SearchCallback(asynchronous=True, batch_size={batch_size}): an asynchronous search asks for one "
+                "candidate at a time, for as many as there are workers; leave batch_size out"
             )
         odd = [name for name in strategies if not re.fullmatch(r"[\w.-]+", name)]
         if odd:
@@ -72,6 +82,7 @@ class SearchCallback(Callback):
         self.benchmark = benchmark
         self.strategies = strategies
         self.num_queries, self.num_runs, self.batch_size, self.seed = num_queries, num_runs, batch_size, seed
+        self.asynchronous = asynchronous
         self.ledger = ledger
         self._embeddings: Tensor | None = None
         self._weights: str | None = None  # fingerprint of the module that made them
@@ -175,15 +186,17 @@ class SearchCallback(Callback):
         if saved is not None:
             strategy.load_state_dict({key: value[mine] for key, value in saved["strategy"].items()})
         local = everything.rows(mine)
-        progress = SearchProgress(name, self.num_queries, self.benchmark, enabled=trainer.is_global_zero)
+        batch_size = None if self.asynchronous else self.batch_size
+        progress = SearchProgress(
+            name, self.num_queries, self.benchmark, enabled=trainer.is_global_zero, batch_size=batch_size
+        )
         writer = _summary_writer(trainer, name)
         seconds = earlier = 0.0 if saved is None else saved["seconds"]
+        logged = int(everything.finished.min())
         started = time.perf_counter()
         with progress:
             progress.update(everything)
-            for current in search_rounds(
-                strategy, local, pool, self.benchmark, self.batch_size, start=everything.length
-            ):
+            for current in self._steps(trainer, strategy, pool, everything, local):
                 everything = _gather(trainer, current, self.num_runs)
                 learned = {
                     key: _gather_rows(trainer, value, self.num_runs) for key, value in strategy.state_dict().items()
@@ -191,22 +204,39 @@ class SearchCallback(Callback):
                 seconds = earlier + time.perf_counter() - started
                 if trainer.is_global_zero:
                     self._save(name, everything, learned, seconds)
-                    self._log(writer, everything)
+                    logged = self._log(writer, everything, logged)
                 progress.update(everything)
         if writer is not None:
             writer.close()
         return everything, seconds
 
-    def _log(self, writer: Any, history: SearchHistory) -> None:
-        if writer is None:
-            return
-        valid, test = best_so_far(history)
-        step = history.length
+    def _steps(
+        self,
+        trainer: Trainer,
+        strategy: SearchStrategy,
+        pool: CandidatePool[Any],
+        everything: SearchHistory,
+        local: SearchHistory,
+    ) -> Iterator[SearchHistory]:
+        """The history of this process's runs, each time there is something new; equally often in all processes."""
+        if not self.asynchronous:
+            return search_rounds(strategy, local, pool, self.benchmark, self.batch_size, start=everything.length)
+        missing = self.num_queries - everything.finished
+        shares = [int(missing[rank :: trainer.world_size].sum()) for rank in range(trainer.world_size)]
+        return search_asynchronously(strategy, local, pool, self.benchmark, steps=max(shares))
+
+    def _log(self, writer: Any, history: SearchHistory, logged: int) -> int:
+        """Write scalars when every run has another score; returns how many scores all have."""
+        step = int(history.finished.min())
+        if writer is None or step == logged:
+            return step
+        valid, test = best_so_far(history.by_arrival().prefix(step))
         writer.add_scalar("search/incumbent", valid, step)
         writer.add_scalar("search/test", test, step)
         writer.add_scalar("search/num_queries", step, step)
         if self.benchmark.optimum is not None:
             writer.add_scalar("search/regret", self.benchmark.optimum - test, step)
+        return step
 
     def _identity(self, name: str) -> dict[str, Any]:
         """Everything that shapes a history except its length; JSON turns tuples into lists as reading back does."""
@@ -216,13 +246,15 @@ class SearchCallback(Callback):
             "seed": self.seed,
             "num_runs": self.num_runs,
             "batch_size": self.batch_size,
+            "asynchronous": self.asynchronous,
         }
         return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
 
     def _check_identity(self, saved: dict[str, Any] | None, name: str) -> None:
         if saved is None:
             return
-        now, then = self._identity(name), saved["identity"]
+        # An older search does not say that it was done in rounds.
+        now, then = self._identity(name), {"asynchronous": False, **saved["identity"]}
         changed = [key for key in now if now[key] != then.get(key)]
         if self.strategies[name].needs_embeddings and self._weights not in (None, saved["weights"]):
             changed.append("module (its weights differ)")
@@ -329,7 +361,7 @@ def _fingerprint(module: LightningModule) -> str:
 def _copy_into(target: SearchHistory, source: SearchHistory) -> None:
     """Continue a shorter history in a longer one."""
     state, given = target.state_dict(), source.state_dict()
-    for name in ("indices", "epochs", "valid", "test", "cost", "status"):
+    for name in state.keys() - {"seed", "runs"}:
         state[name][:, : source.capacity] = given[name]
 
 

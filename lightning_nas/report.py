@@ -39,7 +39,7 @@ def write_search_report(
 
     Args:
         folder: Run folder.
-        histories: Runs of each strategy, finished or not, by name.
+        histories: Runs of each strategy, finished or not, by name; queries are numbered in order of arrival.
         pool: What the histories' indices mean.
         benchmark: What scored them.
         next_steps: What to type next, for example to train the best architecture from scratch; empty for nothing.
@@ -50,6 +50,7 @@ def write_search_report(
     Raises:
         RunFolderError: The folder cannot be written.
     """
+    histories = {name: history.by_arrival() for name, history in histories.items()}
     write_trials(folder / "trials.csv", histories, pool)
     outcomes = {name: outcome(history) for name, history in histories.items()}
     best = best_genotype(histories, outcomes, pool, benchmark)
@@ -144,7 +145,7 @@ class RunResult:
         versions: Package versions.
         ledger: What the ledger says about this experiment, if it has a place there.
         date: Day the search began, ``YYYY-MM-DD``.
-        histories: The runs of each strategy.
+        histories: The runs of each strategy, in order of arrival.
         strategies: All that were asked for, also those not begun.
     """
 
@@ -371,7 +372,8 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 def _read_history(path: Path) -> SearchHistory:
     try:
-        return SearchHistory.from_state_dict(torch.load(path, weights_only=True, map_location="cpu")["history"])
+        state = torch.load(path, weights_only=True, map_location="cpu")["history"]
+        return SearchHistory.from_state_dict(state).by_arrival()
     except Exception as error:  # a damaged pickle raises whatever its first wrong byte means
         raise RunFolderError(
             f"{path}: not a readable search history ({type(error).__name__}: {error}); "

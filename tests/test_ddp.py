@@ -117,3 +117,13 @@ def test_the_real_launcher(project, alone):
     assert done.stdout.count("Next:") == 1  # one process reports
     assert_same_searches(project.folder / "two", alone.run_dir)
     assert len([name for name in files(project.folder / "two") if name.endswith("trials.csv")]) == 1
+
+
+def test_an_asynchronous_search_over_two_processes(project, alone):
+    """Five runs over two processes: one of them has more evaluations to wait for, also when the search goes on."""
+    few, all_ = (project.write(f"{n}.yaml", num_queries=n, asynchronous=True) for n in (5, 8))
+    search(project, project.folder / "one", alone, config=all_)
+    search(project, project.folder / "two", alone, *TWO, config=few)
+    search(project, project.folder / "two", alone, *TWO, config=all_)
+    assert_same_searches(project.folder / "two", project.folder / "one")
+    assert trials(project.folder / "two") == trials(project.folder / "one")

@@ -27,7 +27,8 @@ class Status(IntEnum):
 class SearchHistory:
     """The whole state of R runs: this is the checkpoint, and with ``seed`` it fixes all that follows.
 
-    Rows are filled from the left. A strategy may read everything but ``test``.
+    Rows are filled from the left, in the order of asking; :meth:`by_arrival` gives the order in which the scores came,
+    which differs where evaluations run side by side. A strategy may read everything but ``test``.
 
     Args:
         seed: Seed of the search; draws come from (seed, run, number of evaluations so far).
@@ -38,6 +39,7 @@ class SearchHistory:
         test: Test accuracy, what the report shows; NaN unless done.
         cost: Seconds on the benchmark's own clock.
         status: :class:`Status` of each evaluation.
+        arrival: How many scores its run had when the evaluation's own came; -1 until then.
 
     Shapes:
         runs ``(R,)``; the others ``(R, T)``; scores float64.
@@ -51,6 +53,7 @@ class SearchHistory:
     test: Tensor
     cost: Tensor
     status: LongTensor
+    arrival: LongTensor
 
     @classmethod
     def empty(cls, runs: int | Sequence[int], capacity: int, seed: int = 0) -> SearchHistory:
@@ -65,7 +68,9 @@ class SearchHistory:
         shape = (len(numbers), capacity)
         blank = torch.full(shape, torch.nan, dtype=torch.float64)
         zeros = torch.zeros(shape, dtype=torch.long)
-        return cls(seed, numbers, zeros - 1, zeros, blank, blank.clone(), blank.clone(), zeros.clone())  # type: ignore[arg-type]
+        return cls(
+            seed, numbers, zeros - 1, zeros, blank, blank.clone(), blank.clone(), zeros.clone(), zeros - 1  # type: ignore[arg-type]
+        )  # fmt: skip
 
     @property
     def count(self) -> LongTensor:
@@ -76,6 +81,11 @@ class SearchHistory:
     def done(self) -> BoolTensor:
         """Which evaluations have a score, ``(R, T)``."""
         return self.status == Status.DONE  # type: ignore[return-value]
+
+    @property
+    def finished(self) -> LongTensor:
+        """Evaluations done or failed so far, ``(R,)``."""
+        return (self.status >= Status.DONE).sum(dim=1)  # type: ignore[return-value]
 
     @property
     def length(self) -> int:
@@ -96,14 +106,18 @@ class SearchHistory:
         return columns  # type: ignore[return-value]
 
     def complete(self, columns: LongTensor, valid: Tensor, test: Tensor, cost: Tensor) -> None:
-        """Enter the scores ``(R, q)`` of running evaluations; NaN in ``valid`` means failed."""
+        """Enter the scores ``(R, q)`` of running evaluations in the order they came; NaN in ``valid`` means failed."""
+        self.arrival.scatter_(1, columns, self.finished[:, None] + torch.arange(columns.shape[1]))
         for mine, given in ((self.valid, valid), (self.test, test), (self.cost, cost)):
             mine.scatter_(1, columns, given)
         status = torch.where(valid.isnan(), int(Status.FAILED), int(Status.DONE))
         self.status.scatter_(1, columns, status)
 
     def incumbents(self) -> LongTensor:
-        """Column of the best validation accuracy up to each evaluation, the first of equals, ``(R, T)``."""
+        """Column of the best validation accuracy up to each evaluation, the first of equals, ``(R, T)``.
+
+        Up to each in the order of the columns: for curves of an asynchronous search take :meth:`by_arrival` first.
+        """
         seen = torch.where(self.done, self.valid, -torch.inf)
         best = seen.cummax(dim=1).values
         better = torch.cat([torch.ones_like(best[:, :1], dtype=torch.bool), best[:, 1:] > best[:, :-1]], dim=1)
@@ -118,6 +132,17 @@ class SearchHistory:
             for run, step in zip(self.runs.tolist(), counts, strict=True)
         ]
         return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, size, dtype=torch.float64)
+
+    def by_arrival(self) -> SearchHistory:
+        """The same evaluations with those first whose scores came first, and those still running last (copies)."""
+        order = torch.where(self.arrival < 0, self.capacity, self.arrival).argsort(dim=1, stable=True)
+        parts = {name: value.gather(1, order) for name, value in self._columns().items()}
+        return SearchHistory(self.seed, self.runs, **parts)  # type: ignore[arg-type]
+
+    def run(self, row: int) -> SearchHistory:
+        """One run (views): what is entered there is entered here."""
+        parts = {name: value[row : row + 1] for name, value in self._columns().items()}
+        return SearchHistory(self.seed, self.runs[row : row + 1], **parts)  # type: ignore[arg-type]
 
     def prefix(self, length: int) -> SearchHistory:
         """The first ``length`` evaluations of every run (views)."""
@@ -140,6 +165,9 @@ class SearchHistory:
     def from_state_dict(cls, state: Mapping[str, Any]) -> SearchHistory:
         """The inverse of :meth:`state_dict`; raises ``SearchStateError`` for anything else."""
         names = {f.name for f in fields(cls)}
+        if set(state) == names - {"arrival"}:  # from before searches were asynchronous: the order is that of asking
+            columns = torch.arange(state["status"].shape[1]).expand_as(state["status"])
+            state = {**state, "arrival": torch.where(state["status"] >= Status.DONE, columns, -1)}
         if set(state) != names:
             raise SearchStateError(f"search history: got the entries {sorted(state)}, expected {sorted(names)}")
         return cls(**state)

@@ -1,14 +1,17 @@
-"""The search loop: ask, evaluate, tell, for all runs at once."""
+"""The search loop: ask, evaluate, tell, for all runs at once or for whichever evaluation is done first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any
 
 import torch
+from torch import LongTensor, Tensor
 
-from lightning_nas.benchmarks.base import Benchmark
-from lightning_nas.search.history import SearchHistory
+from lightning_nas.benchmarks.base import Benchmark, Evaluation
+from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.strategy import SearchStrategy
 
@@ -43,6 +46,74 @@ def search_rounds(
             history.complete(columns, *(column.view(chosen.shape) for column in scores))
             strategy.tell(history)
         yield history
+
+
+def search_asynchronously(
+    strategy: SearchStrategy,
+    history: SearchHistory,
+    pool: CandidatePool[Any],
+    benchmark: Benchmark[Any],
+    steps: int | None = None,
+) -> Iterator[SearchHistory]:
+    """Fill the history to its capacity, asking for the next candidate as soon as an evaluation is done.
+
+    Yields after every arrival, when it is safe to be saved: the next candidate has been entered as running by then.
+    Evaluations that are running in the given history are submitted again before anything is asked, so a search goes
+    on from what was saved. A candidate depends on the history of its run alone: on what was asked for, and on the
+    scores that had come, in which order. So the same order of arrival gives the same search, interrupted or not.
+
+    Args:
+        strategy: Chooses candidates; it sees the evaluations of a run in order of arrival, the running ones last.
+        history: R runs, continued from where they are; changed in place.
+        pool: The candidates.
+        benchmark: Scores them; its ``parallelism`` is the number of evaluations under way, fairly divided among runs.
+        steps: How often to yield; None for once for every evaluation that is missing. A larger number, the same in all
+            processes, keeps processes that hold different runs (or none) in step.
+    """
+    arrivals: SimpleQueue[tuple[int, int, Future[Evaluation]]] = SimpleQueue()
+
+    def submit(row: int, column: int) -> None:
+        arch = pool.members[int(history.indices[row, column])]
+        future = benchmark.submit(arch, int(history.epochs[row, column]))
+        future.add_done_callback(lambda done: arrivals.put((row, column, done)))
+
+    def employ_all() -> None:
+        while (history.status == Status.EMPTY).any() and _under_way(history).sum() < benchmark.parallelism:
+            row = _next_run(history)
+            column = history.run(row).begin(_propose(strategy, history, pool, row), benchmark.epochs)
+            submit(row, int(column))
+
+    missing = int((history.status < Status.DONE).sum())
+    for row, column in (history.status == Status.RUNNING).nonzero().tolist():
+        submit(row, column)
+    employ_all()
+    for step in range(missing if steps is None else steps):
+        if step < missing:
+            row, column, future = arrivals.get()
+            scores = (torch.tensor([[score]], dtype=torch.float64) for score in future.result())
+            history.run(row).complete(torch.tensor([[column]]), *scores)  # type: ignore[arg-type]
+            strategy.tell(history.by_arrival())
+            employ_all()
+        yield history
+
+
+def _under_way(history: SearchHistory) -> Tensor:
+    return (history.status == Status.RUNNING).sum(dim=1)  # (R,)
+
+
+def _next_run(history: SearchHistory) -> int:
+    """Of the runs with a place left the one with the fewest evaluations under way, then the one that asked least."""
+    turn = _under_way(history) * (history.capacity + 1) + history.count
+    return int(turn.masked_fill(history.count == history.capacity, torch.iinfo(torch.long).max).argmin())
+
+
+def _propose(strategy: SearchStrategy, history: SearchHistory, pool: CandidatePool[Any], row: int) -> LongTensor:
+    """The next candidate of one run, ``(1, 1)``, chosen as if there were no other: runs are not in step."""
+    learned = strategy.state_dict()
+    strategy.load_state_dict({name: value[row : row + 1] for name, value in learned.items()})
+    chosen = strategy.ask(history.run(row).by_arrival(), pool)
+    strategy.load_state_dict(learned)
+    return chosen
 
 
 def best_so_far(history: SearchHistory) -> tuple[float, float]:

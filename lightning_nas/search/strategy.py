@@ -46,7 +46,11 @@ class SearchStrategy(ABC):
         return draft.indices.gather(1, start + torch.arange(q))  # type: ignore[return-value]
 
     def tell(self, history: SearchHistory) -> None:
-        """Learn from new scores (default: nothing; most strategies read the history when asked)."""
+        """Learn from new scores (default: nothing; most strategies read the history when asked).
+
+        Args:
+            history: All runs. In an asynchronous search one score of one run is new, the last one of its ``finished``.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """What :meth:`tell` learned; every tensor has the run axis first."""

@@ -9,7 +9,6 @@ import torch
 
 from lightning_nas.benchmarks.store import ResultStore
 from lightning_nas.benchmarks.workers_dask import DaskWorkers
-from lightning_nas.errors import EvaluationError, UsageError
 from tests.benchmarks.stripes import CONV, MIXED, POOL, SKIP, TroubledSpace, until
 
 distributed = pytest.importorskip("distributed")

@@ -64,3 +64,45 @@ def test_other_processes_are_silent(benchmark):
 def test_no_regret_without_a_known_optimum(benchmark):
     benchmark.optimum = None
     assert "regret" not in written(benchmark, [10])
+
+
+def test_a_long_round_is_followed_from_its_start(benchmark):
+    console = Console(file=io.StringIO(), width=140)
+    with SearchProgress("gp", 10, benchmark, console=console, batch_size=2, interval=1e6) as progress:
+        progress.update(history(4))
+        benchmark.on_result(0, 3)  # of four evaluations two are of equal architectures
+        progress.interval = 0
+        for done in (1, 2):
+            progress._line_due = 0
+            benchmark.on_result(done, 3)
+        progress.update(history(6))
+    lines = console.file.getvalue().splitlines()
+    assert [re.search(r"query.*?(?=  incumbent)", line).group() for line in lines] == [
+        "query 4/10",
+        "query 4/10  evaluation 8/20",
+        "query 4/10  evaluation 9/20",
+        "query 4/10  evaluation 10/20",
+        "query 6/10",
+    ]
+    assert "ETA" not in lines[1]
+    assert "ETA 00:0" in lines[2]
+    assert benchmark.on_result is None
+
+
+def test_the_last_round_may_be_shorter(benchmark):
+    console = Console(file=io.StringIO(), width=140)
+    with SearchProgress("gp", 10, benchmark, console=console, batch_size=4, interval=0) as progress:
+        progress.update(history(9))
+        benchmark.on_result(1, 2)
+    assert "evaluation 19/20" in console.file.getvalue()
+
+
+def test_evaluations_are_counted_where_there_are_no_rounds(benchmark):
+    lines = written(benchmark, range(11), interval=0, batch_size=None).splitlines()
+    assert "query 4/10  evaluation 8/20  incumbent" in lines[4]
+    assert "evaluation" not in lines[10]
+
+
+def test_other_processes_do_not_listen(benchmark):
+    with SearchProgress("gp", 10, benchmark, enabled=False):
+        assert benchmark.on_result is None

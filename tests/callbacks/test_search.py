@@ -11,9 +11,10 @@ from lightning_nas.datamodules.cells import CellDataModule
 from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.modules.arch2vec import Arch2Vec
 from lightning_nas.predictors.gp import GaussianProcess
+from lightning_nas.report import load_run
 from lightning_nas.search.bayesian import BayesianSearch
 from lightning_nas.search.evolution import RegularizedEvolution
-from lightning_nas.search.history import SearchHistory
+from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.loop import best_so_far, search_rounds
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.random import RandomSearch
@@ -29,6 +30,7 @@ from tests.contract import (
     quiet_trainer,
     write_tiny_table,
 )
+from tests.scripted import Scripted
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -367,3 +369,80 @@ def test_origin_and_seconds_stay_those_of_the_first_time(tmp_path, benchmark, mo
 def test_names_of_strategies_are_names_of_files(benchmark):
     with pytest.raises(UsageError, match="a/b"):
         SearchCallback(benchmark, {"a/b": next(iter(free_strategies().values()))})
+
+
+class OutOfOrder(Scripted, TabularBenchmark):
+    """Three at a time; the one that was asked for last is the first to be done."""
+
+
+def out_of_order(folder, total):
+    write_tiny_table(folder / "tiny.npz")
+    made = OutOfOrder(SPACE, str(folder / "tiny.npz"), "toy", epochs=3, test_epochs=9)
+    return made.script(total, 3, lambda pending: len(pending) - 1)
+
+
+def test_an_asynchronous_search_is_kept_after_every_arrival_and_continued(tmp_path, monkeypatch):
+    strategies = {"random": RandomSearch(), "evolution": RegularizedEvolution(population_size=3)}
+    arguments = {"num_queries": 6, "num_runs": 2, "asynchronous": True}
+    saved = []
+    save = SearchCallback._save
+
+    def stop_at_seventh(self, name, history, learned, seconds):
+        save(self, name, history, learned, seconds)
+        saved.append(histories_in(tmp_path / "run")[name])
+        if len(saved) == 7:
+            raise KeyError("struck by lightning")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchCallback, "_save", stop_at_seventh)
+        with pytest.raises(KeyError):
+            search(tmp_path / "run", out_of_order(tmp_path, 12), strategies, **arguments)
+    assert [int((state["arrival"] >= 0).sum()) for state in saved] == [1, 2, 3, 4, 5, 6, 7]
+    assert [int((state["status"] == Status.RUNNING).sum()) for state in saved] == [3] * 7
+    rest = out_of_order(tmp_path, 5)
+    was_running = saved[-1]["indices"][saved[-1]["status"] == Status.RUNNING]
+    search(tmp_path / "run", rest, {"random": RandomSearch()}, **arguments)
+    assert rest.submitted[:3] == [SPACE[i] for i in was_running.tolist()]
+    assert len(rest.submitted) == 5
+    found = SearchHistory.from_state_dict(histories_in(tmp_path / "run")["random"])
+    asked = SearchHistory.empty(2, 6)
+    list(search_rounds(RandomSearch(), asked, CandidatePool(SPACE), rest.script(0, 1, None)))
+    assert torch.equal(found.indices, asked.indices)  # random search asks for the same whatever comes first
+    assert torch.equal(found.valid, asked.valid)
+
+
+def test_reports_of_an_asynchronous_search_count_queries_as_they_came(tmp_path):
+    search(tmp_path / "run", out_of_order(tmp_path, 6), {"random": RandomSearch()}, asynchronous=True, num_runs=1)
+    history = SearchHistory.from_state_dict(histories_in(tmp_path / "run")["random"])
+    assert history.arrival[0].tolist() != list(range(6))
+    with open(tmp_path / "run" / "trials.csv", newline="") as file:
+        trials = list(csv.DictReader(file))
+    order = history.arrival[0].argsort().tolist()
+    assert [row["architecture"] for row in trials] == [SPACE.format(SPACE[history.indices[0, c]]) for c in order]
+    assert [row["query"] for row in trials] == list("123456")
+    best = json.loads((tmp_path / "run" / "genotype.json").read_text())
+    assert best["query"] == int(history.arrival[0, history.valid[0].argmax()]) + 1
+    assert torch.equal(load_run(tmp_path / "run").histories["random"].indices, history.by_arrival().indices)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_rounds_and_asynchronous_searches_do_not_continue_each_other(tmp_path, benchmark, first):
+    search(tmp_path / "run", benchmark, asynchronous=first)
+    with pytest.raises(SearchStateError, match="another asynchronous"):
+        search(tmp_path / "run", benchmark, asynchronous=not first)
+
+
+def test_a_search_from_before_there_were_asynchronous_ones_is_continued(tmp_path, benchmark):
+    search(tmp_path / "run", benchmark, num_queries=4)
+    for path in (tmp_path / "run" / "search").glob("*.pt"):
+        state = torch.load(path, weights_only=True)
+        del state["identity"]["asynchronous"], state["history"]["arrival"]
+        torch.save(state, path)
+    search(tmp_path / "run", benchmark)
+    search(tmp_path / "straight", benchmark)
+    assert_same_searches(tmp_path / "run", tmp_path / "straight")
+
+
+def test_asynchronous_searches_have_no_rounds(benchmark):
+    with pytest.raises(UsageError, match="one candidate at a time"):
+        SearchCallback(benchmark, free_strategies(), batch_size=2, asynchronous=True)

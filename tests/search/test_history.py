@@ -5,7 +5,7 @@ import torch
 from lightning_nas.errors import SearchStateError
 from lightning_nas.search.history import SearchHistory, Status
 
-COLUMNS = ("indices", "epochs", "valid", "test", "cost", "status")
+COLUMNS = ("indices", "epochs", "valid", "test", "cost", "status", "arrival")
 
 
 def column(*values):
@@ -177,3 +177,51 @@ def test_foreign_state_is_refused(mixed, change):
     change(state)
     with pytest.raises(SearchStateError, match=r"search history: got the entries.*expected.*'cost'"):
         SearchHistory.from_state_dict(state)
+
+
+def test_arrivals_are_counted_in_each_run():
+    history = SearchHistory.empty(2, 4)
+    history.begin(torch.tensor([[3, 1, 5], [0, 2, 4]]), epochs=1)
+    assert (history.arrival == -1).all()
+    for run, column in ((0, 2), (1, 0), (0, 0)):
+        score = torch.tensor([[90.0 + column]], dtype=torch.float64)
+        history.run(run).complete(torch.tensor([[column]]), score, score, score)
+    assert history.arrival.tolist() == [[1, -1, 0, -1], [0, -1, -1, -1]]
+    assert history.finished.tolist() == [2, 1]
+    assert history.count.tolist() == [3, 3]
+    assert history.status[0].tolist() == [Status.DONE, Status.RUNNING, Status.DONE, Status.EMPTY]
+    assert history.run(1).runs.tolist() == [1]
+
+
+def test_by_arrival_puts_first_what_came_first():
+    history = SearchHistory.empty(1, 5)
+    history.begin(torch.tensor([[10, 11, 12, 13]]), epochs=1)
+    for column, score in ((3, 80.0), (1, torch.nan), (0, 90.0)):
+        value = torch.tensor([[score]], dtype=torch.float64)
+        history.complete(torch.tensor([[column]]), value, value, value)
+    ordered = history.by_arrival()
+    assert ordered.indices.tolist() == [[13, 11, 10, 12, -1]]
+    assert ordered.arrival.tolist() == [[0, 1, 2, -1, -1]]
+    assert ordered.valid[0, [0, 2]].tolist() == [80.0, 90.0]
+    assert ordered.incumbents()[0, :4].tolist() == [0, 0, 2, 2]
+    assert history.indices.tolist() == [[10, 11, 12, 13, -1]]
+
+
+def test_rounds_arrive_in_the_order_of_their_columns(mixed, same):
+    history = SearchHistory.empty(2, 5)
+    for members in ([[1, 2], [3, 4]], [[5, 6], [7, 8]]):
+        columns = history.begin(torch.tensor(members), epochs=1)
+        scores = torch.rand(2, 2, dtype=torch.float64)
+        history.complete(columns, scores, scores, scores)
+    assert history.arrival.tolist() == [[0, 1, 2, 3, -1]] * 2
+    same(history.by_arrival(), history)
+    same(mixed.by_arrival(), mixed)  # written without arrivals: nothing moves
+
+
+def test_a_history_from_before_arrivals_were_kept(mixed):
+    state = mixed.state_dict()
+    del state["arrival"]
+    again = SearchHistory.from_state_dict(state)
+    assert again.arrival[0].tolist() == [0, 1, 2, 3, 4, 5, -1]
+    assert again.arrival[2].tolist() == [0, -1, 2, -1, -1, -1, -1]
+    assert "arrival" not in state

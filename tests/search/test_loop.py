@@ -1,11 +1,21 @@
 import math
+from concurrent.futures import Future
 
+import numpy as np
 import pytest
 import torch
 
+from lightning_nas.predictors.gp import GaussianProcess
+from lightning_nas.search.bayesian import BayesianSearch
+from lightning_nas.search.evolution import RegularizedEvolution
 from lightning_nas.search.history import SearchHistory, Status
-from lightning_nas.search.loop import best_so_far, search_rounds
+from lightning_nas.search.local import LocalSearch
+from lightning_nas.search.loop import best_so_far, search_asynchronously, search_rounds
 from lightning_nas.search.random import RandomSearch
+from lightning_nas.search.strategy import SearchStrategy
+from lightning_nas.spaces.encodings import OneHotEncoding
+from tests.scripted import Scripted, in_order_of
+from tests.search.conftest import TinyBenchmark
 
 
 def rounds(history, pool, benchmark, *args, **kwargs):
@@ -97,3 +107,154 @@ def test_best_so_far_by_hand(written):
 def test_best_of_nothing(runs, written):
     assert all(map(math.isnan, best_so_far(SearchHistory.empty(runs, 4))))
     assert all(map(math.isnan, best_so_far(written([[1, 2]], [[None, ...]]))))
+
+
+class ScriptedBenchmark(Scripted, TinyBenchmark):
+    pass
+
+
+class Learner(SearchStrategy):
+    """Goes to where the scores that it was told point, each weighed by its turn: state that depends on the order."""
+
+    def __init__(self):
+        self.state = torch.zeros(0, 2, dtype=torch.float64)
+
+    def propose(self, history, pool):
+        start = (self.state[:, 0] * 1000).long() if len(self.state) else torch.zeros(len(history.runs)).long()
+        start += 40 * history.runs
+        tried = [set(row) for row in history.indices.tolist()]
+        steps = zip(start.tolist(), tried, strict=True)
+        return torch.tensor([next(i % 81 for i in range(s, s + 81) if i % 81 not in seen) for s, seen in steps])
+
+    def tell(self, history):
+        total, told = (self.state if len(self.state) else torch.zeros(len(history.runs), 2)).double().unbind(1)
+        new = history.finished - told.long()
+        assert new.sum() == 1
+        latest = history.valid.nan_to_num().gather(1, (history.finished - 1).clamp_min(0)[:, None])[:, 0]
+        self.state = torch.stack([total + new * history.finished * latest, told + new], dim=1)
+
+    def state_dict(self):
+        return {"state": self.state}
+
+    def load_state_dict(self, state):
+        self.state = state["state"]
+
+
+STRATEGIES = {
+    "random": RandomSearch,
+    "evolution": lambda: RegularizedEvolution(4, 2),
+    "local": LocalSearch,
+    "gp": lambda: BayesianSearch(GaussianProcess((0.5, 2.0), (1e-2,)), encoding=OneHotEncoding(), num_initial=4),
+    "learner": Learner,
+}
+FAILING = range(2, 81, 5)
+SEED = 2
+
+
+@pytest.fixture(params=STRATEGIES)
+def make(request):
+    return STRATEGIES[request.param]
+
+
+def at_random(seed):
+    rng = np.random.default_rng(seed)
+    return lambda pending: int(rng.integers(len(pending)))
+
+
+def scripted(tiny, history, at_once, choose, failing=FAILING):
+    missing = int((history.status < Status.DONE).sum())
+    return ScriptedBenchmark(tiny, failing).script(missing, at_once, choose)
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "learner"])
+def test_one_at_a_time_is_the_search_in_rounds_of_one(name, play, pool, make_benchmark, same):
+    history = SearchHistory.empty(3, 11)
+    yielded = list(search_asynchronously(STRATEGIES[name](), history, pool, make_benchmark(FAILING)))
+    assert len(yielded) == 33
+    same(history, play(STRATEGIES[name](), runs=3, capacity=11, failing=FAILING))
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_search_that_goes_on_is_the_one_that_was_not_stopped(make, runs, tiny, pool, same, tmp_path):
+    # Where both runs wait for the same architecture it is open whose ends first; with this seed it makes no difference.
+    whole = SearchHistory.empty(runs, 12, seed=SEED)
+    undisturbed = scripted(tiny, whole, 3, at_random(0))
+    list(search_asynchronously(make(), whole, pool, undisturbed))
+    assert (whole.arrival != torch.arange(12)).any()
+    for stop in (1, 4, 12 * runs - 2):
+        history, strategy, ended = SearchHistory.empty(runs, 12, seed=SEED), make(), []
+        for length in (stop, 12 * runs - stop):
+            benchmark = scripted(tiny, history, 3, in_order_of(undisturbed.ended[len(ended) :]))
+            running = pool.architectures(history.indices[history.status == Status.RUNNING])
+            search = search_asynchronously(strategy, history, pool, benchmark)
+            for _ in range(length):
+                torch.save({"history": next(search).state_dict(), "learned": strategy.state_dict()}, tmp_path / "s.pt")
+            assert benchmark.submitted[: len(running)] == running
+            saved = torch.load(tmp_path / "s.pt", weights_only=True)
+            history, strategy = SearchHistory.from_state_dict(saved["history"]), make()
+            strategy.load_state_dict(saved["learned"])
+            ended = undisturbed.ended[:stop]
+        same(history, whole)
+
+
+def test_workers_are_never_idle_and_fairly_divided(tiny, pool):
+    history = SearchHistory.empty(3, 7)
+    benchmark = scripted(tiny, history, 4, at_random(3))
+    for arrived, current in enumerate(search_asynchronously(RandomSearch(), history, pool, benchmark), start=1):
+        running = (current.status == Status.RUNNING).sum(dim=1)
+        assert current.finished.sum() == arrived
+        assert running.sum() == min(4, 21 - arrived)
+        if (current.count < 7).all():
+            assert running.max() - running.min() <= 1
+    assert all(len(set(row)) == 7 for row in history.indices.tolist())
+    for row in range(3):
+        assert sorted(history.arrival[row].tolist()) == list(range(7))
+
+
+def test_scores_land_where_they_belong_in_whatever_order_they_come(tiny, pool):
+    history = SearchHistory.empty(2, 9)
+    benchmark = scripted(tiny, history, 4, lambda pending: len(pending) - 1)  # the last comes first
+    list(search_asynchronously(RandomSearch(), history, pool, benchmark))
+    assert torch.equal(history.cost, history.indices.double())
+    failed = torch.isin(history.indices, torch.tensor(FAILING))
+    assert torch.equal(history.status == Status.FAILED, failed)
+    assert (history.valid[~failed] == 100 - history.test[~failed]).all()
+    assert history.arrival[:, 0].tolist() == [8, 8]  # the first pair waits to the end
+
+
+def test_strategies_see_the_order_of_arrival(tiny, pool):
+    seen = []
+
+    class Watcher(RandomSearch):
+        def propose(self, history, pool):
+            assert len(history.runs) == 1
+            done = int(history.finished)
+            assert history.arrival[0].tolist()[:done] == list(range(done))
+            assert (history.status[0, done : int(history.count)] == Status.RUNNING).all()
+            seen.append(done)
+            return super().propose(history, pool)
+
+    history = SearchHistory.empty(1, 8)
+    list(search_asynchronously(Watcher(), history, pool, scripted(tiny, history, 3, at_random(5))))
+    assert seen == [0, 0, 0, 1, 2, 3, 4, 5]
+
+
+def test_processes_with_other_runs_take_as_many_steps(tiny, pool):
+    busy, idle = SearchHistory.empty([0, 2], 4), SearchHistory.empty([], 4)
+    benchmark = scripted(tiny, busy, 2, at_random(1))
+    assert len(list(search_asynchronously(RandomSearch(), busy, pool, benchmark, steps=12))) == 12
+    assert len(list(search_asynchronously(RandomSearch(), idle, pool, benchmark, steps=12))) == 12
+    assert (busy.status >= Status.DONE).all()
+
+
+def test_an_evaluation_that_cannot_be_made_ends_the_search(tiny, pool):
+    class Broken(TinyBenchmark):
+        def submit(self, arch, epochs=None):
+            future = Future()
+            future.set_exception(KeyError("no workers"))
+            return future
+
+    history = SearchHistory.empty(1, 3)
+    with pytest.raises(KeyError, match="no workers"):
+        list(search_asynchronously(RandomSearch(), history, pool, Broken(tiny)))
+    assert not history.done.any()
