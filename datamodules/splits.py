@@ -70,7 +70,7 @@ def split_images(labels: Tensor, official: tuple[int, int], sizes: Sizes, seed: 
         num_valid = round(num_valid * fit)
     held_out = max(num_valid, own_valid) if sizes.purpose == "search" else 0
     num_train = fit - held_out if sizes.num_train is None else sizes.num_train
-    too_many = num_test > (own_test or fit) or num_valid > (own_valid or fit) or num_train + held_out > fit
+    too_many = num_test > (own_test or len(labels)) or num_valid > (own_valid or fit) or num_train + held_out > fit
     if too_many or min(num_train, num_valid, num_test) < 1:
         raise UsageError(
             f"got num_train={sizes.num_train}, num_valid={sizes.num_valid} and num_test={sizes.num_test} for "

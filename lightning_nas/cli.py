@@ -21,7 +21,8 @@ Train and search (a PyTorch Lightning command line; --config takes a file or the
   predict    run a trained method over a whole space; a prediction writer among the callbacks keeps the result
 
 Data and results:
-  data       prepare published benchmark tables, list what is there
+  data       prepare published benchmark tables, list what is there, tell what a table is worth
+  tabulate   train a whole search space on your data: a benchmark table of your own
   spaces     list the search spaces, look at single architectures
   report     compare finished runs, render the results ledger
   export     write a trained network as Python source, torch.export program or ONNX, and check it
@@ -31,12 +32,13 @@ First steps:
   lightning-nas search --config NAME --print_config
 """
 
-# Verbs without a model; their modules import no torch.
+# Verbs without a model; only tabulate, which trains, imports torch at once.
 PLAIN = {
     "data": "lightning_nas.data_cli",
     "spaces": "lightning_nas.data_cli",
     "report": "lightning_nas.report_cli",
     "export": "lightning_nas.export_cli",
+    "tabulate": "lightning_nas.tabulate_cli",
 }
 LIGHTNING = ("fit", "validate", "test", "predict", "search", "retrain")
 

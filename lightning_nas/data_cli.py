@@ -1,4 +1,4 @@
-"""The verbs ``lightning-nas data prepare``, ``data list`` and ``spaces``.
+"""The verbs ``lightning-nas data prepare``, ``data list``, ``data statistics`` and ``spaces``.
 
 Plain functions for ``jsonargparse.auto_cli``. Whatever needs torch is imported where it is used, so that listing what
 is there answers at once.
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from lightning_nas.benchmarks.catalog import PUBLISHED
-from lightning_nas.benchmarks.table import Table, read_table
+from lightning_nas.benchmarks.table import SHIPPED, Table, find_table, read_table
 from lightning_nas.benchmarks.table import data_dir as table_folder
 from lightning_nas.errors import BenchmarkDataError, UsageError
 
@@ -55,8 +55,10 @@ def list_tables(data_dir: str | None = None) -> None:
     console = Console()
     folder = table_folder(data_dir)
     chosen = folder if data_dir else None
-    files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
-    grid = Grid("table", "architectures", "data sets", "source", title=f"Tables in {folder}", title_justify="left")
+    prepared = sorted(folder.glob("*.npz")) if folder.is_dir() else []
+    files = prepared + sorted(file for file in SHIPPED.glob("*.npz") if file.stem not in {p.stem for p in prepared})
+    grid = Grid("table", "architectures", "data sets", "source")
+    _print(console, f"Tables in {folder}, and those that come with this package")
     damaged = []
     for file in files:
         try:
@@ -65,10 +67,7 @@ def list_tables(data_dir: str | None = None) -> None:
             damaged.append(str(error))
             continue
         grid.add_row(file.stem, f"{len(table):,}", ", ".join(_datasets(table)), str(table.meta.get("source", "")))
-    if grid.row_count:
-        console.print(grid, markup=False)
-    else:
-        _print(console, f"No tables in {folder}")
+    console.print(grid, markup=False)
     for message in damaged:
         _print(console, f"Damaged: {message}")
     for published in PUBLISHED.values():
@@ -78,6 +77,51 @@ def list_tables(data_dir: str | None = None) -> None:
         for source in published.sources:
             _print(console, f"  {source.file}, {source.size}, {source.url}\n    {published.command(source, chosen)}")
         _print(console, f"  Licence: {published.licence}. Cite: {published.citation}")
+
+
+def statistics(
+    table: str,
+    *,
+    dataset: str,
+    epochs: int,
+    against: str | None = None,
+    columns: list[str] = ["cifar10/test@200", "cifar100/test@200", "imagenet16/test@200"],  # noqa: B006  # a CLI default
+    record: Path | None = None,
+    data_dir: str | None = None,
+) -> None:
+    """Show what a table is worth: agreement between seeds, range, noise, and likeness to another table.
+
+    Correlations are Spearman's, over connected architectures, isomorphic ones once.
+
+    Args:
+        table: Name of a table (``lightning-nas data list``), or path of an ``.npz``.
+        dataset: Data set of the table, for example ``digits``.
+        epochs: Training epochs of its columns, for example 12.
+        against: Another table of the same space.
+        columns: Columns of the other table to compare the test accuracy with.
+        record: Folder of the ledger, usually docs/results; writes the numbers there.
+        data_dir: Folder of tables; default ``$LIGHTNING_NAS_DATA`` or ``~/.cache/lightning_nas``.
+    """
+    from lightning_nas.ledger import write_result
+    from lightning_nas.spaces.base import FiniteSpace
+    from lightning_nas.spaces.describe import find_spaces
+    from lightning_nas.table_statistics import TableStatistics, ledger_entry
+    from lightning_nas.tables import mean_std
+
+    console = Console()
+    here = read_table(find_table(table, data_dir))
+    space = find_spaces().get(here.meta["space"])
+    if not isinstance(space, FiniteSpace):
+        name = here.meta["space"]
+        raise UsageError(f"{here.path}: is a table of {name!r}, expected a finite space of this package")
+    measured = TableStatistics(here, space, dataset, epochs)
+    other = None if against is None else read_table(find_table(against, data_dir))
+    rows = measured.rows(other, tuple(columns))
+    for row in rows:
+        value = mean_std(row.mean, row.std, 3)
+        _print(console, f"{row.label:>58}  {row.metric}: {value}{f' {row.unit}' if row.unit else ''}")
+    if record is not None:
+        _print(console, f"Recorded: {write_result(record, ledger_entry(measured, rows))}")
 
 
 def spaces(space: str | None = None, index: int | None = None, architecture: str | None = None) -> None:
@@ -133,7 +177,7 @@ def arguments(verb: str, args: list[str]) -> list[str]:
     return typed
 
 
-data = {"prepare": prepare, "list": list_tables}
+data = {"prepare": prepare, "list": list_tables, "statistics": statistics}
 
 
 def _datasets(table: Table) -> list[str]:

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from lightning_nas.cli import main
-from lightning_nas.nascli import VERBS, expand_configs, resolve_config, shipped_configs
+from lightning_nas.configurations import expand_configs, resolve_config, shipped_configs
+from lightning_nas.nascli import VERBS
 
 CONFIGS = shipped_configs()
 

@@ -56,7 +56,7 @@ def test_prepare_then_list(run, columns, tmp_path):
 
 def test_list_says_where_to_get_what_is_missing(run, tmp_path, monkeypatch):
     listed = run("data", "list", "--data_dir", tmp_path / "none")
-    assert "No tables in" in listed
+    assert f"Tables in {tmp_path}/none" in listed
     for expected in ("Not there: nasbench201", "NATS-tss-v1_0-3ffb9-simple, 1.1 GB", "https://github.com/D-X-Y", "MIT"):
         assert expected in listed
     command = "lightning-nas data prepare nasbench201 --source NAS-Bench-201-v1_1-096897.pth --trust_pickle"
@@ -150,3 +150,23 @@ def test_one_architecture_by_string_and_by_index(run, cells):
 def test_wrong_requests(run, args, error, message):
     with pytest.raises(error, match=message):
         run("spaces", *args)
+
+
+def test_statistics_are_shown_and_recorded(run, tmp_path):
+    rng = np.random.default_rng(0)
+    scores = rng.random((15625, 2))
+    columns = {"d/test@3": scores, "d/valid@3": scores}
+    write_table(tmp_path / "mine.npz", {"space": "nasbench201"}, columns)
+    write_table(tmp_path / "yours.npz", {"space": "nasbench201"}, {"c/test@9": scores.mean(axis=1)})
+    printed = run(
+        "data", "statistics", "mine", "--dataset", "d", "--epochs", 3, "--against", "yours", "--columns", '["c/test@9"]',
+        "--record", tmp_path / "results", "--data_dir", tmp_path,
+    )  # fmt: skip
+    assert "mean test accuracy, c/test@9  Spearman correlation: 1.000" in printed
+    assert (tmp_path / "results" / "tables" / "mine.json").is_file()
+
+
+def test_statistics_of_a_strange_space(run, tmp_path):
+    write_table(tmp_path / "mine.npz", {"space": "bits"}, {"d/test@3": np.zeros(4)})
+    with pytest.raises(UsageError, match="is a table of 'bits', expected a finite space of this package"):
+        run("data", "statistics", tmp_path / "mine.npz", "--dataset", "d", "--epochs", 3)

@@ -34,8 +34,11 @@ ALLOWED = {
     "export_cli": CORE | {"export", "loading", "modules"},
     "trainer": CORE | {"callbacks", "modules", "retraining"},
     **dict.fromkeys(REPORTING, CORE | REPORTING | {"search", "benchmarks"}),
-    "data_cli": CORE | {"benchmarks", "tables"},
+    "table_statistics": CORE | {"benchmarks", "ledger"},
+    "data_cli": CORE | {"benchmarks", "tables", "table_statistics", "ledger"},
+    "tabulate_cli": None,
     "configs": set(),
+    "configurations": LEAVES,
     "nascli": None,  # everything
     "cli": None,
 }

@@ -91,4 +91,3 @@ class TabularBenchmark(Benchmark[A]):
     def identity(self) -> dict[str, Any]:
         """Table, columns and seed."""
         return dict(self._identity)
-

@@ -19,7 +19,7 @@ import numpy as np
 from lightning_nas.benchmarks.live import LiveBenchmark
 from lightning_nas.benchmarks.store import Result
 from lightning_nas.benchmarks.table import Table, write_table
-from lightning_nas.errors import BenchmarkDataError, SpaceError, UsageError
+from lightning_nas.errors import BenchmarkDataError, UsageError
 from lightning_nas.files import opened_npz, write_atomically
 from lightning_nas.spaces.base import FiniteSpace
 
@@ -50,18 +50,15 @@ class Tabulation:
             )
 
     @cached_property
-    def _members(self) -> tuple[np.ndarray, np.ndarray]:
-        """Index of every distinct architecture's representative, and which of them each member belongs to."""
-        space = self.benchmark.space
-        if not isinstance(space, FiniteSpace):
-            raise SpaceError(f"the space {space.name!r} is not finite")
-        representative = np.array([space.index(space.canonical(arch)) for arch in space])
-        return np.unique(representative, return_inverse=True)
+    def members(self) -> np.ndarray:
+        """Index of the architecture that is trained for each member of the space, ``(N,)``."""
+        space: FiniteSpace[Any] = self.benchmark.space  # type: ignore[assignment]  # checked above
+        return np.array([space.index(space.canonical(arch)) for arch in space])
 
-    @property
+    @cached_property
     def distinct(self) -> np.ndarray:
         """Indices of the architectures to train, isomorphic duplicates once, ``(n,)`` ascending."""
-        return self._members[0]
+        return np.unique(self.members)
 
     @property
     def folder(self) -> Path:
@@ -100,7 +97,8 @@ class Tabulation:
                 "with '--benchmark.retry_failed true'"
             )
         with write_atomically(self.path(shard), "wb") as file:
-            np.savez_compressed(file, identity=_json(self.benchmark.identity()), index=indices, **_columns(found))
+            columns = {"identity": _json(self.benchmark.identity()), "index": indices, **_columns(found)}
+            np.savez_compressed(file, **columns)  # type: ignore[arg-type]
 
     def assemble(self, meta: Mapping[str, Any]) -> Table:
         """Join all shards to the table.
@@ -112,7 +110,7 @@ class Tabulation:
         joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
         identity = self.benchmark.identity()
         data = identity["data"]["data"]
-        columns = {"row": self._members[1].astype(np.int32), "params": joined["params"], "flops": joined["flops"]}
+        columns = {"row": np.searchsorted(self.distinct, self.members).astype(np.int32), "params": joined["params"], "flops": joined["flops"]}
         epochs = joined["valid"].shape[2]
         for epoch in range(1, epochs + 1):
             columns[f"{data}/valid@{epoch}"] = joined["valid"][:, :, epoch - 1]

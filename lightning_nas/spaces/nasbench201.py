@@ -151,6 +151,12 @@ class NASBench201(CategoricalSpace):
         """
         return self._classes[0]  # type: ignore[return-value]
 
+    @cached_property
+    def connected(self) -> BoolTensor:
+        """Whether any route without ``none`` leads from input to output, ``(N,)``; the other cells score by chance."""
+        routes = [(self.codes[:, list(route)] != OPERATIONS.index("none")).all(dim=1) for route in _ROUTES]
+        return torch.stack(routes).any(dim=0)  # type: ignore[return-value]
+
     def canonical(self, arch: Codes) -> Codes:
         """The first cell, in official order, that computes the same function."""
         classes, representatives = self._classes

@@ -84,3 +84,8 @@ def test_training_images_must_show_every_class():
     with pytest.raises(UsageError, match=r"3 training images hold none of class \d \(and 0 more\); raise num_train"):
         split(num_train=3)
     split(num_train=4)
+
+
+def test_a_test_larger_than_the_training_part():
+    split = split_images(torch.arange(20) % 2, (0, 0), Sizes("search", 4, 2, 14), seed=0)
+    assert [len(split.order[part]) for part in split[1:]] == [4, 2, 14]

@@ -148,6 +148,15 @@ def test_graphs_of_another_size_are_refused(shape):
         SPACE.from_graph(CellGraph(torch.zeros(shape, dtype=torch.long), torch.zeros(shape[-1], shape[-1])))
 
 
+def test_connected_cells_have_a_route_without_none():
+    connected = SPACE.connected
+    for index in range(0, 15625, 97):
+        edges = [edge for edge, code in zip(EDGES, SPACE[index], strict=True) if OPERATIONS[code] != "none"]
+        graph = nx.DiGraph([*edges, (0, 0), (3, 3)])
+        assert bool(connected[index]) == nx.has_path(graph, 0, 3)
+    assert 0 < int((~connected).sum()) < 15625
+
+
 def test_6466_classes():
     classes = SPACE.canonical_classes
     assert len(set(classes.tolist())) == 6466
