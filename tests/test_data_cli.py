@@ -159,8 +159,8 @@ def test_statistics_are_shown_and_recorded(run, tmp_path):
     write_table(tmp_path / "mine.npz", {"space": "nasbench201"}, columns)
     write_table(tmp_path / "yours.npz", {"space": "nasbench201"}, {"c/test@9": scores.mean(axis=1)})
     printed = run(
-        "data", "statistics", "mine", "--dataset", "d", "--epochs", 3, "--against", "yours", "--columns", '["c/test@9"]',
-        "--record", tmp_path / "results", "--data_dir", tmp_path,
+        "data", "statistics", "mine", "--dataset", "d", "--epochs", 3, "--against", "yours",
+        "--columns", '["c/test@9"]', "--record", tmp_path / "results", "--data_dir", tmp_path,
     )  # fmt: skip
     assert "mean test accuracy, c/test@9  Spearman correlation: 1.000" in printed
     assert (tmp_path / "results" / "tables" / "mine.json").is_file()

@@ -21,7 +21,6 @@ from lightning_nas.errors import BenchmarkDataError
 from lightning_nas.files import data_dir as data_dir  # imported from here, too
 from lightning_nas.files import opened_npz, write_atomically
 
-
 SHIPPED = Path(__file__).with_name("tables")
 """Folder of the tables that come with this package."""
 

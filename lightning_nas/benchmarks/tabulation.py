@@ -110,7 +110,8 @@ class Tabulation:
         joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
         identity = self.benchmark.identity()
         data = identity["data"]["data"]
-        columns = {"row": np.searchsorted(self.distinct, self.members).astype(np.int32), "params": joined["params"], "flops": joined["flops"]}
+        row = np.searchsorted(self.distinct, self.members)
+        columns = {"row": row.astype(np.int32), "params": joined["params"], "flops": joined["flops"]}
         epochs = joined["valid"].shape[2]
         for epoch in range(1, epochs + 1):
             columns[f"{data}/valid@{epoch}"] = joined["valid"][:, :, epoch - 1]
