@@ -10,6 +10,7 @@ from functools import partial
 from lightning_nas.benchmarks.job import TrainingJob
 from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore
 from lightning_nas.benchmarks.workers import Workers
+from lightning_nas.errors import EvaluationError, NASError
 
 
 class TrainingQueue:
@@ -67,9 +68,11 @@ class TrainingQueue:
                 training = self._running[key] = self._workers.submit(key)
                 self._waiting.popleft()
                 training.add_done_callback(partial(self._tell_clerk, key))
-        except Exception as error:  # there are no workers any more
+        except Exception as error:
+            gone = EvaluationError(f"the workers take no more trainings ({error}); what is done so far is in the store")
+            gone.__cause__ = error
             while self._waiting:
-                self._answer(self._waiting.popleft(), error)
+                self._answer(self._waiting.popleft(), gone)
 
     def _tell_clerk(self, key: ResultKey, training: Future[list[Result]]) -> None:
         with suppress(RuntimeError):  # closed meanwhile
@@ -79,8 +82,10 @@ class TrainingQueue:
         del self._running[key]
         try:
             results = self._kept(key, training)
-        except Exception as error:  # not the architecture's fault: it is no result
+        except NASError as error:
             self._answer(key, error)
+        except Exception as error:  # not the architecture's fault: it is no result
+            self._answer(key, _unfit(error))
         else:
             if results is None:
                 self._waiting.appendleft(key)
@@ -113,3 +118,13 @@ class TrainingQueue:
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+
+
+def _unfit(error: Exception) -> EvaluationError:
+    reason = str(error).strip() or type(error).__name__
+    unfit = EvaluationError(
+        f"the workers cannot train ({reason}); lightning-nas and the modules of the space and of the augmentation must "
+        "be installed where they run"
+    )
+    unfit.__cause__ = error
+    return unfit

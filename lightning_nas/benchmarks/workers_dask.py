@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,7 @@ class DaskWorkers(Workers):
         self.address, self.device, self.folder, self.timeout = address, device, folder, timeout
         self._client: Any = None
         self._executor: Any = None
-        self._job: TrainingJob | None = None
-        self._sent: Any = None  # the job on the workers
+        self._job: Any = None
 
     @property
     def parallelism(self) -> int:
@@ -58,7 +58,7 @@ class DaskWorkers(Workers):
             from distributed import Client, KilledWorker
         except ImportError as error:
             raise UsageError("DaskWorkers need the package 'distributed': pip install 'lightning-nas[dask]'") from error
-        own = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
+        own = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.ERROR}
         self.deaths = (WorkerLostError, KilledWorker, CancelledError)
         try:
             client = Client(self.address, timeout=self.timeout, set_as_default=False, **({} if self.address else own))
@@ -80,16 +80,17 @@ class DaskWorkers(Workers):
     def start(self, job: TrainingJob) -> None:
         """Send the job to the workers."""
         self.prepare()
+        import dask
+
         folder = Path(self.folder).expanduser().absolute() if self.folder else None
-        self._job = remote_job(job, self.device, folder)
-        self._sent = None
+        # As the outcome of a task, and not scattered: Dask repeats a task when the last worker that held it is gone.
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
+            content = pickle.dumps(remote_job(job, self.device, folder))
+            self._job = self._client.submit(pickle.loads, content, pure=False)
 
     def submit(self, key: ResultKey) -> Future[list[Result]]:
         """Give an architecture to the cluster."""
-        # What is sent and not computed is lost with the last worker that holds it.
-        if self._sent is None or self._sent.status in ("lost", "cancelled", "error"):
-            self._sent = self._client.scatter(self._job, broadcast=True, hash=False)
-        future: Future[list[Result]] = self._executor.submit(train, self._sent, key)
+        future: Future[list[Result]] = self._executor.submit(train, self._job, key)
         return future
 
     def stop(self) -> None:
@@ -97,4 +98,4 @@ class DaskWorkers(Workers):
         if self._client is not None:
             self._executor.shutdown(wait=False)
             self._client.close()
-        self._client = self._executor = self._sent = None
+        self._client = self._executor = self._job = None

@@ -1,7 +1,7 @@
 import os
-import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,8 @@ import torch
 
 from lightning_nas.benchmarks.store import ResultStore
 from lightning_nas.benchmarks.workers_dask import DaskWorkers
-from tests.benchmarks.stripes import CONV, MIXED, POOL, SKIP, TroubledSpace, until
+from lightning_nas.errors import EvaluationError, UsageError
+from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, TroubledSpace, until
 
 distributed = pytest.importorskip("distributed")
 
@@ -40,6 +41,12 @@ def cluster(tmp_path_factory):
             client.wait_for_workers(at_least, 60)
             return client.scheduler.address
 
+    def kill(pid):
+        (victim,) = (worker for worker in workers if worker.pid == pid)
+        victim.kill()
+        victim.wait(30)
+
+    address.kill = kill
     yield address
     for process in (*workers, scheduler):
         process.terminate()
@@ -59,7 +66,7 @@ def test_a_cluster_finds_what_local_workers_find_though_a_worker_is_killed(tmp_p
     scores = [bench.submit(arch) for arch in ARCHS]
     until(lambda: workers_that_began(tmp_path, "waits"))
     (victim,) = workers_that_began(tmp_path, "waits")
-    os.kill(victim, signal.SIGKILL)
+    cluster.kill(victim)
     (tmp_path / "go").touch()
     assert [score.result(60).valid for score in scores] == expected.valid.tolist()
     assert len(workers_that_began(tmp_path, "waits")) == 2
@@ -67,11 +74,19 @@ def test_a_cluster_finds_what_local_workers_find_though_a_worker_is_killed(tmp_p
     assert bench.parallelism == 1
 
 
+def test_images_are_sent_again_when_the_last_worker_that_had_them_is_gone(tmp_path, make_live, cluster):
+    expected = make_live(store=str(tmp_path / "local.sqlite")).evaluate([CONV])
+    bench = make_live(space=TroubledSpace(tmp_path, waits=CONV), workers=DaskWorkers(cluster(1)))
+    score = bench.submit(CONV)
+    until(lambda: workers_that_began(tmp_path, "waits"))
+    (victim,) = workers_that_began(tmp_path)
+    cluster.kill(victim)
+    (tmp_path / "go").touch()
+    cluster(1)
+    assert score.result(60).valid == expected.valid.item()
+
+
 def test_unfinished_trainings_go_on_where_all_reach_the_folder(tmp_path, make_live, cluster):
-    from dataclasses import replace
-
-    from tests.benchmarks.stripes import RECIPE
-
     recipe = replace(RECIPE, epochs=2)
     whole = make_live(recipe=recipe, store=str(tmp_path / "local.sqlite")).evaluate([MIXED])
     bench = make_live(recipe=recipe, workers=DaskWorkers(cluster(1), folder=str(tmp_path / "shared")))
@@ -79,3 +94,25 @@ def test_unfinished_trainings_go_on_where_all_reach_the_folder(tmp_path, make_li
     assert len(list((tmp_path / "shared" / "unfinished").iterdir())) == 1
     assert torch.equal(bench.evaluate([MIXED]).valid, whole.valid)
     assert not list((tmp_path / "shared" / "unfinished").iterdir())
+
+
+def test_a_cluster_of_ones_own_ends_with_the_benchmark(tmp_path, make_live, monkeypatch, capfd):
+    import psutil
+
+    monkeypatch.setattr("dask.system.CPU_COUNT", 1)
+    bench = make_live(space=TroubledSpace(tmp_path, sleeps=CONV), workers=DaskWorkers())
+    score = bench.submit(CONV)
+    until(lambda: workers_that_began(tmp_path))
+    processes = [psutil.Process(pid) for pid in workers_that_began(tmp_path)]
+    bench.close()
+    assert score.cancelled()
+    assert not any(process.is_running() for process in processes)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    with pytest.raises(EvaluationError, match=r"no scheduler answers at tcp://127.0.0.1:9"):
+        DaskWorkers("tcp://127.0.0.1:9", timeout=0.2).prepare()
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UsageError, match=r"lightning-nas\[dask\]"):
+        DaskWorkers().prepare()

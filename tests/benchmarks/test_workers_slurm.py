@@ -1,0 +1,92 @@
+"""Submitit's jobs as processes of this machine: the same code as on Slurm but for ``sbatch`` and ``scancel``."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_nas.benchmarks import workers_slurm
+from lightning_nas.benchmarks.store import ResultStore
+from lightning_nas.benchmarks.workers_slurm import SlurmWorkers
+from lightning_nas.errors import EvaluationError, UsageError
+from tests.benchmarks.stripes import CONV, MIXED, SKIP, TroubledSpace, until
+
+submitit = pytest.importorskip("submitit")
+
+
+@pytest.fixture
+def workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers_slurm, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)  # for slow network disks
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return lambda **changes: SlurmWorkers(**{"folder": str(tmp_path / "jobs"), "cluster": "local", **changes})
+
+
+def alive(folder):
+    return [pid for pid in begun(folder) if Path(f"/proc/{pid}").exists()]
+
+
+def begun(folder, what="*"):
+    return [int(path.name.split(".")[0]) for path in folder.glob(f"*.*.{what}")]
+
+
+def test_jobs_find_what_local_workers_find_and_one_that_dies_is_submitted_once_more(tmp_path, make_live, workers):
+    expected = make_live(store=str(tmp_path / "local.sqlite")).evaluate([MIXED])
+    space = TroubledSpace(tmp_path, dies=CONV, dies_once=MIXED)
+    scores = make_live(space=space, workers=workers(num_workers=2)).evaluate([CONV, MIXED])
+    assert scores.valid[1] == expected.valid[0]
+    assert scores.valid.isnan().tolist() == [True, False]
+    assert len(begun(tmp_path, "dies")) == 2
+    failed, done = sorted(ResultStore(tmp_path / "results.sqlite").rows(), key=lambda row: row.error is None)
+    assert "its worker died twice (job" in failed.error
+    assert "_log.err" in failed.error
+    assert done.error is None
+
+
+def test_closing_cancels_the_jobs_and_leaves_no_process_and_no_images(tmp_path, make_live, workers):
+    bench = make_live(space=TroubledSpace(tmp_path, sleeps=CONV), workers=workers())
+    score = bench.submit(CONV)
+    until(lambda: begun(tmp_path, "sleeps"))
+    assert list((tmp_path / "jobs").glob("job-*.pickle"))
+    bench.close()
+    assert score.cancelled()
+    until(lambda: not alive(tmp_path), 20)
+    assert not list((tmp_path / "jobs").glob("job-*.pickle"))
+
+
+def test_what_a_job_cannot_read_is_no_result(tmp_path, make_live, workers, monkeypatch):
+    bench = make_live(space=TroubledSpace(tmp_path), workers=workers())
+    bench.prepare()
+    bench._trainings()
+    monkeypatch.delenv("PYTHONPATH")  # the jobs do not find the space's module
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EvaluationError, match=r"(?s)No module named 'tests.*must be installed where they run"):
+        bench.evaluate([SKIP])
+    assert ResultStore(bench.path).count() == 0
+
+
+def test_options_reach_slurm(tmp_path, monkeypatch):
+    for name in ("srun", "sbatch"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    asked = SlurmWorkers(str(tmp_path), "short", timeout_min=7, gpus_per_node=1, slurm={"qos": "low"})
+    text = asked._submitit()._executor._make_submission_file_text("train", "0")
+    for line in ("--partition=short", "--time=7", "--gpus-per-node=1", "--qos=low", "--cpus-per-task=1"):
+        assert f"#SBATCH {line}\n" in text
+    assert asked.device == "cuda"
+    with pytest.raises(UsageError, match="qoss"):
+        SlurmWorkers(str(tmp_path), slurm={"qoss": "low"}).prepare()
+
+
+def test_without_slurm_or_submitit(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EvaluationError, match="cluster=local"):
+        SlurmWorkers(str(tmp_path)).prepare()
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UsageError, match=r"lightning-nas\[slurm\]"):
+        SlurmWorkers(str(tmp_path)).prepare()
+    for wrong in ({"num_workers": 0}, {"gpus_per_node": 4}):
+        with pytest.raises(UsageError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
+            SlurmWorkers(str(tmp_path), **wrong)
