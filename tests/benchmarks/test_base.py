@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_nas.benchmarks.base import Benchmark, Evaluations, as_column
+from lightning_nas.benchmarks.base import Benchmark, Evaluation, Evaluations, as_column
 
 
 class Constant(Benchmark[int]):
@@ -27,6 +27,14 @@ def test_preparing_and_closing_are_optional():
     assert benchmark.prepare() is benchmark.close() is None
     assert benchmark.optimum is None
     assert benchmark.evaluate([3, 3]).test.tolist() == [4, 4]
+
+
+def test_a_benchmark_that_answers_at_once_gives_futures_that_are_done():
+    future = Constant().submit(3)
+    assert future.done()
+    assert future.result()[:2] == Evaluation(3.0, 4.0, 0.0)[:2]
+    assert isinstance(future.result().valid, float)
+    assert Constant().parallelism == 1
 
 
 @pytest.mark.parametrize("values", [[1, 2.5], (1, 2.5), torch.tensor([1, 2.5]), torch.tensor([1, 2.5]).numpy()])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,12 @@ from lightning_nas.benchmarks.live import LiveBenchmark
 from lightning_nas.benchmarks.store import ResultStore
 from lightning_nas.errors import BenchmarkDataError, EvaluationError, SpaceError, UsageError
 from lightning_nas.nn.training import TrainingRecipe
+from lightning_nas.search.history import SearchHistory, Status
+from lightning_nas.search.loop import search_asynchronously
+from lightning_nas.search.pool import CandidatePool
+from lightning_nas.search.random import RandomSearch
 from lightning_nas.spaces.nasbench201 import NASBench201
-from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, TroubledSpace, make, until
+from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, Stripes, TroubledSpace, make, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -180,6 +185,56 @@ def test_a_killed_parent_loses_nothing_and_leaves_nobody(tmp_path, sign):
     assert not list(tmp_path.glob("lightning-nas-*"))
 
 
+def test_submitted_architectures_train_side_by_side_and_once(tmp_path, make_live):
+    expected = make_live(store=str(tmp_path / "calm.sqlite")).evaluate([CONV, SKIP])
+    bench = make_live(space=TroubledSpace(tmp_path, waits=CONV), workers=2)
+    assert bench.parallelism == 2
+    slow, again, quick = (bench.submit(arch) for arch in (CONV, CONV, SKIP))
+    assert quick.result(60).valid == expected.valid[1]
+    assert not slow.done()
+    (tmp_path / "go").touch()
+    assert slow.result(60)[:2] == again.result(60)[:2] == (expected.valid[0], expected.test[0])
+    assert ResultStore(bench.path).count() == len(list(tmp_path.glob("[0-9]*.*"))) == 2
+    assert bench.submit(CONV).done()
+    with pytest.raises(UsageError, match="epochs=2"):
+        bench.submit(CONV, epochs=2)
+
+
+def test_a_death_does_not_disturb_other_trainings(tmp_path, make_live):
+    bench = make_live(space=TroubledSpace(tmp_path, waits=SKIP, dies_once=CONV), workers=2)
+    waiting, dying = bench.submit(SKIP), bench.submit(CONV)
+    assert dying.result(60).valid > 0
+    assert not waiting.done()
+    (tmp_path / "go").touch()
+    waiting.result(60)
+    assert len(list(tmp_path.glob("*.waits"))) == 1
+
+
+def test_failures_of_submitted_architectures_are_logged(tmp_path, make_live, caplog):
+    bench = make_live(space=TroubledSpace(tmp_path, raises=CONV))
+    assert isnan(bench.submit(CONV).result(60).valid)
+    assert "no such cell" in caplog.text
+
+
+def test_closing_cancels_what_is_under_way(tmp_path, make_live):
+    bench = make_live(space=TroubledSpace(tmp_path, sleeps=CONV))
+    futures = [bench.submit(CONV), bench.submit(SKIP)]
+    until(lambda: list(tmp_path.glob("*.sleeps")))
+    bench.close()
+    assert all(future.cancelled() for future in futures)
+
+
+def test_an_asynchronous_search_of_real_trainings(tmp_path, make_live):
+    space = TroubledSpace(tmp_path)
+    bench = make_live(space=space, workers=2)
+    history = SearchHistory.empty(2, 3)
+    for current in search_asynchronously(RandomSearch(), history, CandidatePool(space), bench):
+        assert (current.status == Status.RUNNING).sum() == min(2, 6 - current.finished.sum())
+    scores = bench.evaluate(CandidatePool(space).architectures(history.indices))
+    assert torch.equal(history.valid.flatten(), scores.valid)
+    assert torch.equal(history.cost.flatten(), scores.cost)
+
+
 def test_close_leaves_no_worker_and_a_later_evaluation_starts_anew(tmp_path, make_live):
     bench = make_live(space=TroubledSpace(tmp_path), workers=2)
     bench.evaluate([SKIP, CONV])
@@ -259,6 +314,29 @@ def test_the_command_line_reads_it_and_trains_digits(tmp_path):
         assert bench.evaluate([MIXED]).valid.item() > 10
     finally:
         bench.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (3, "workers_local.LocalWorkers"),
+        (None, "workers_local.LocalWorkers"),
+        ({"class_path": "lightning_nas.benchmarks.workers_dask.DaskWorkers"}, "workers_dask.DaskWorkers"),
+        (
+            {"class_path": "lightning_nas.benchmarks.workers_slurm.SlurmWorkers", "init_args": {"folder": "jobs"}},
+            "workers_slurm.SlurmWorkers",
+        ),
+    ],
+    ids=str,
+)
+def test_the_command_line_takes_all_kinds_of_workers(given, kind):
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_class_arguments(LiveBenchmark, "live", skip={"space", "data"}, instantiate=False)
+    made = parser.instantiate(parser.parse_object({"live": {"workers": given}})).live
+    workers = LiveBenchmark(NASBench201(), Stripes(), store="s.sqlite", workers=made.workers).workers
+    assert f"{type(workers).__module__}.{type(workers).__name__}" == f"lightning_nas.benchmarks.{kind}"
 
 
 def test_an_interrupt_stops_the_workers(make_live):
