@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from lightning_nas.errors import RunFolderError, SpaceError, UsageError
 from lightning_nas.spaces.config import describe_space, make_space
 from lightning_nas.spaces.describe import find_spaces
@@ -18,11 +20,14 @@ class Genotype(NamedTuple):
         space: Class path and arguments of the search space.
         architecture: In the space's own notation.
         origin: A sentence about it, for the terminal.
+        images: Class path and arguments of the data module on which the search trained, now with all images to train
+            on; None where it looked scores up in a table, or nobody knows.
     """
 
     space: dict[str, Any]
     architecture: str
     origin: str
+    images: dict[str, Any] | None = None
 
 
 def read_genotype(text: str) -> Genotype:
@@ -78,7 +83,23 @@ def _from_file(path: Path) -> Genotype:
         f" by {content['strategy']}, the best of all strategies and runs on validation" if "strategy" in content else ""
     )
     origin = f"{path}: found{by}" + (f" ({', '.join(scores)} in the search)" if scores else "")
-    return Genotype(described, architecture, origin)
+    return Genotype(described, architecture, origin, _images_of(path.parent))
+
+
+def _images_of(folder: Path) -> dict[str, Any] | None:
+    """The data module of the search's live benchmark, from the configuration that the run left."""
+    for name in ("config.yaml", "search_config.yaml"):
+        try:
+            config = yaml.safe_load((folder / name).read_text("utf-8"))
+            for callback in config["trainer"]["callbacks"]:
+                benchmark = (callback.get("init_args") or {}).get("benchmark") or {}
+                data = (benchmark.get("init_args") or {}).get("data")
+                if isinstance(data, dict):
+                    arguments = {**(data.get("init_args") or {}), "purpose": "evaluation"}
+                    return {"class_path": data["class_path"], "init_args": arguments}
+        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+            continue  # it is only a default
+    return None
 
 
 def _from_notation(text: str) -> Genotype:

@@ -41,6 +41,7 @@ import lightning_nas.search.local
 import lightning_nas.search.random
 import lightning_nas.spaces.nasbench201  # noqa: F401
 from lightning_nas.configurations import expand_configs
+from lightning_nas.datamodules.vision import VisionDataModule
 from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.files import ensure_writable, write_atomically
 from lightning_nas.genotype import read_genotype
@@ -139,6 +140,12 @@ class NASCLI(LightningCLI):
             default=self._default_run_dir,
             help="Folder of this run: configuration, checkpoints, TensorBoard, results.",
         )
+        parser.add_argument(
+            "--images",
+            type=VisionDataModule | None,
+            default=None,
+            help="Images on which the live benchmarks of the configuration's searches train, in place of theirs.",
+        )
         for name in SIZES:  # where the data have it and the model takes it
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
@@ -149,12 +156,30 @@ class NASCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse a run folder that cannot be used before anything is built."""
+        self._use_images()
         self._check_checkpoint()
         self._use_last_checkpoint()
         ensure_writable(self.run_dir)
         self._guard_run_folder()
         name = "config.yaml" if self.subcommand in TRAINING else f"{self.subcommand}_config.yaml"
         self.save_config_kwargs = {**self.save_config_kwargs, "config_filename": name}
+
+    def _use_images(self) -> None:
+        """Move ``--images`` to where they are used, so that the saved configuration says it all."""
+        images = self.config[self.subcommand].pop("images", None)
+        if images is None:
+            return
+        callbacks = self._get(self.config, "trainer.callbacks") or []
+        arguments = [callback.get("init_args") or {} for callback in callbacks]
+        benchmarks = [given["benchmark"].init_args for given in arguments if given.get("benchmark")]
+        live = [given for given in benchmarks if "data" in given]
+        if not live:
+            raise UsageError(
+                "--images: no search of this configuration trains on images; expected one with a LiveBenchmark, such "
+                "as --config images"
+            )
+        for given in live:
+            given["data"] = images
 
     def _check_checkpoint(self) -> None:
         given = self._get(self.config, "ckpt_path")
@@ -203,7 +228,7 @@ def _last_checkpoint() -> ModelCheckpoint:
 
 
 def expand_genotype(args: list[str]) -> list[str]:
-    """Replace ``--genotype`` by the space and the architecture it means, and take the shipped recipe by default.
+    """Replace ``--genotype`` by space and architecture; the shipped recipe and the search's images are the defaults.
 
     Args:
         args: Arguments behind ``retrain``.
@@ -222,6 +247,8 @@ def expand_genotype(args: list[str]) -> list[str]:
         if not os.environ.get("LOCAL_RANK"):  # the first process alone speaks
             sys.stderr.write(f"{found.origin}: {found.architecture}\n")
         expanded += [f"--model.space={json.dumps(found.space)}", f"--model.architecture={found.architecture}"]
+        if found.images and not any(arg.split("=")[0] in ("--data", "--config", "-c") for arg in args):
+            expanded.insert(0, f"--data={json.dumps(found.images)}")  # what it was searched for
     given = {arg.partition("=")[0] for arg in expanded}
     if not given & {"--config", "-c", "--model.architecture", "--model.init_args.architecture", "-h", "--help"}:
         raise UsageError("retrain: got no architecture, expected --genotype FILE, --genotype RUN_FOLDER or a --config")

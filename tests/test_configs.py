@@ -9,7 +9,9 @@ from lightning_nas.cli import main
 from lightning_nas.configurations import expand_configs, resolve_config, shipped_configs
 from lightning_nas.nascli import VERBS
 
-CONFIGS = shipped_configs()
+ALL = shipped_configs()
+TABULATIONS = {name: path for name, path in ALL.items() if name.startswith("tabulate/")}
+CONFIGS = {name: path for name, path in ALL.items() if name not in TABULATIONS}
 
 
 @pytest.fixture
@@ -43,15 +45,22 @@ def test_it_parses(printed, name, verb, tmp_path):
     assert list(tmp_path.iterdir()) == []  # parsing leaves nothing
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", TABULATIONS)
+def test_a_tabulation_parses(printed, name):
+    config = printed("tabulate", "--config", name)
+    assert config["benchmark"]["init_args"]["recipe"]["epochs"]
+    assert config["output"].endswith(".npz")
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_it_begins_with_what_it_is_and_how_to_run_it(name):
-    comment = re.match(r"(#.*\n)+", CONFIGS[name].read_text()).group()
+    comment = re.match(r"(#.*\n)+", ALL[name].read_text()).group()
     commands = re.findall(r"lightning-nas (\w+)\s+--config (\S+)", comment)
     assert commands
     for verb, config in commands:
-        assert verb in VERBS
+        assert verb in (*VERBS, "tabulate")
         assert config == name
-        assert resolve_config(config) == str(CONFIGS[name])
+        assert resolve_config(config) == str(ALL[name])
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -2,6 +2,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from lightning_nas.errors import RunFolderError, SpaceError, UsageError
 from lightning_nas.genotype import read_genotype
@@ -76,3 +77,17 @@ def test_neither_file_nor_architecture():
         read_genotype("gone.json")
     with pytest.raises(SpaceError, match=r"neither a genotype.json.*got 1 nodes.*--model.space"):
         read_genotype("runs/gone")
+
+
+def test_images_are_those_the_search_trained_on(tmp_path):
+    path = write(tmp_path / "genotype.json")
+    data = {"class_path": "some.Images", "init_args": {"folder": "pictures", "purpose": "search"}}
+    live = {"class_path": "C", "init_args": {"benchmark": {"class_path": "L", "init_args": {"data": data}}}}
+    table = {"class_path": "C", "init_args": {"benchmark": {"class_path": "T", "init_args": {"table": "t"}}}}
+    for callbacks, expected in (([{"class_path": "D"}, live], "pictures"), ([table], None)):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+        images = read_genotype(str(path)).images
+        assert images == (expected and {**data, "init_args": {"folder": expected, "purpose": "evaluation"}})
+    for text in ("{", "trainer: {}", "trainer: 3"):  # it is only a default
+        (tmp_path / "config.yaml").write_text(text)
+        assert read_genotype(str(path)).images is None

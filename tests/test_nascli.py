@@ -314,3 +314,9 @@ def test_whatever_the_logger_one_folder_holds_the_run(project):
     project.main("fit", "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "csv", config=config)
     assert (project.run_dir / "checkpoints" / "last.ckpt").exists()
     assert histories_in(project.run_dir).keys() == {"random"}
+
+
+def test_images_are_refused_where_no_search_trains(project):
+    with pytest.raises(SystemExit) as stop:
+        project.main("search", "--images", "DigitsDataModule")
+    assert stop.value.code == 2
