@@ -23,6 +23,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 # Short class names in YAML and on the command line work for what is imported here.
 import lightning_nas.benchmarks.live
 import lightning_nas.benchmarks.tabular
+import lightning_nas.benchmarks.workers_dask
+import lightning_nas.benchmarks.workers_slurm
 import lightning_nas.callbacks.ledger
 import lightning_nas.callbacks.projector
 import lightning_nas.callbacks.search

@@ -15,6 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 # Short class names in YAML and on the command line work for what is imported here.
+import lightning_nas.benchmarks.workers_dask
+import lightning_nas.benchmarks.workers_slurm
+import lightning_nas.datamodules.cifar
+import lightning_nas.datamodules.image_folder
+import lightning_nas.datamodules.npz_images
 import lightning_nas.datamodules.vision
 import lightning_nas.spaces.nasbench201  # noqa: F401
 from lightning_nas.benchmarks.live import LiveBenchmark
