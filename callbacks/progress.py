@@ -109,7 +109,7 @@ class SearchProgress:
             return
         now = time.perf_counter()
         self._first = evaluated if self._first is None else self._first
-        if now >= self._line_due or evaluated == total:
+        if now >= self._line_due or (evaluated == total and not counted):
             self._line_due = now + self.interval
             if self._first < evaluated < total:
                 left = (now - self._started) / (evaluated - self._first) * (total - evaluated)

@@ -255,3 +255,4 @@ class LiveBenchmark(Benchmark[A]):
         if self._queue is not None:
             self._queue.close()
             self._queue = None
+        self.workers.stop()  # they may be at hand though nothing was to be trained

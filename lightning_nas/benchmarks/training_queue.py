@@ -34,6 +34,7 @@ class TrainingQueue:
         self._waiting: deque[ResultKey] = deque()
         self._running: dict[ResultKey, Future[list[Result]]] = {}
         self._died: set[ResultKey] = set()
+        self._closed = False
         workers.start(job)
         # One thread does all the bookkeeping: it needs no lock, and no thread of an executor's has to wait for a disk.
         self._clerk = ThreadPoolExecutor(1, thread_name_prefix="training-queue")
@@ -46,7 +47,8 @@ class TrainingQueue:
 
     def close(self) -> None:
         """Stop the workers at once; whatever is not done is cancelled."""
-        self._clerk.shutdown(wait=True, cancel_futures=True)
+        self._closed = True
+        self._clerk.shutdown(wait=True)
         for training in self._running.values():
             training.cancel()
         self._workers.stop()
@@ -63,7 +65,7 @@ class TrainingQueue:
 
     def _launch(self) -> None:
         try:
-            while self._waiting and len(self._running) < self._workers.parallelism:
+            while self._waiting and not self._closed and len(self._running) < self._workers.parallelism:
                 key = self._waiting[0]
                 training = self._running[key] = self._workers.submit(key)
                 self._waiting.popleft()

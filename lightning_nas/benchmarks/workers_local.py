@@ -48,8 +48,8 @@ class LocalWorkers(Workers):
         self.num_workers = (gpus or _num_cores()) if num_workers is None else num_workers
         self._device = device
         self._threads: ThreadPoolExecutor | None = None
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
-        self._stop: Callable[[], object] = lambda: None
+        self._idle: SimpleQueue[_Worker] | None = None
+        self._stop: Callable[[], object] | None = None
 
     @property
     def parallelism(self) -> int:
@@ -97,11 +97,14 @@ class LocalWorkers(Workers):
     def submit(self, key: ResultKey) -> Future[list[Result]]:
         """Give an architecture to the next idle worker."""
         assert self._threads is not None
+        assert self._idle is not None
         return self._threads.submit(_train, self._idle, key)
 
     def stop(self) -> None:
         """Stop all processes at once."""
-        self._stop()
+        if self._stop is not None:
+            self._stop()
+        self._threads = self._idle = self._stop = None
 
 
 class _Worker:

@@ -101,6 +101,13 @@ def test_local_workers_share_gpus_when_there_are_more_of_them(tmp_path, monkeypa
     assert sorted(bench.workers._idle.get()._device for _ in range(3)) == ["cuda:0", "cuda:0", "cuda:1"]
 
 
+def test_a_benchmark_that_is_at_rest_can_be_sent_to_another_process(make_live):
+    bench = make_live()
+    bench.evaluate([SKIP])
+    bench.close()
+    assert torch.equal(pickle.loads(pickle.dumps(bench)).evaluate([SKIP]).valid, bench.evaluate([SKIP]).valid)
+
+
 def test_numbers_are_checked():
     with pytest.raises(UsageError, match="num_workers=0"):
         ExecutorWorkers(ThreadPoolExecutor(), 0)
