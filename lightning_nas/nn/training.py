@@ -41,7 +41,7 @@ class TrainingRecipe:
             tells good networks apart; 0 for the images as they are. Validation accuracy always is of these.
     """
 
-    # Chosen on the digits; docs/results/live/nasbench201_digits.json has the trials.
+    # Chosen on the digits; benchmarks/tables/README.md has the trials.
     epochs: int = 12
     batch_size: int = 50
     learning_rate: float = 0.3
