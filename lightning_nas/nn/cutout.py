@@ -26,7 +26,7 @@ def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     height, width = (size + 2 * margin for size in images.shape[-2:])
     share = side**2 / (height * width)
     erase = RandomErasing(scale=(share, share), ratio=(1.0, 1.0), value=0.0, p=1.0)
-    with torch.random.fork_rng(devices=[]):  # Kornia draws from torch's global generator
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    with torch.random.fork_rng(devices=[]):  # Kornia draws from torch's global generator, that of the CPU
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         padded: Tensor = erase(F.pad(images, [margin] * 4))
     return padded[..., margin : height - margin, margin : width - margin]

@@ -3,8 +3,6 @@ import torch
 
 from lightning_nas.nn.cutout import cutout
 
-pytest.importorskip("kornia")
-
 
 def cut(side, seed=0, batch=3000, height=8, width=6):
     return cutout(torch.ones(batch, 2, height, width), side, torch.Generator().manual_seed(seed))
@@ -34,3 +32,8 @@ def test_draws_come_from_the_generator_alone():
     assert torch.equal(cut(3), cut(3))
     assert not torch.equal(cut(3), cut(3, seed=1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_generators_of_accelerators_are_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded all GPUs"))
+    cut(3, batch=1)
