@@ -42,14 +42,16 @@ def export(run_dir: Path, output: Path | None = None, format: Format = "all") ->
     folder = output or (run_dir.parent if run_dir.is_file() else run_dir) / "export"
     console = Console()
     names = ("python", "program", "onnx") if format == "all" else (format,)
+    count = 0
     for name in names:
         try:
             written = getattr(writers, f"export_{name}")(model, folder)
         except UsageError as error:  # no ONNX here, or nothing that this format can hold
-            if name == names[-1] and not folder.exists():
+            if name == names[-1] and not count:
                 raise
             _print(console, f"Left out: {error}")
             continue
+        count += 1
         _print(
             console,
             f"Written: {written.path} (scores differ by at most {written.difference:.1e} from the network's, whose "

@@ -5,6 +5,7 @@ import pytest
 
 from lightning_nas import export as writers
 from lightning_nas.cli import main
+from lightning_nas.errors import UsageError
 from lightning_nas.export_cli import arguments
 from tests.contract import quiet_trainer
 from tests.modules.test_classifier import Images, small
@@ -64,6 +65,17 @@ def test_onnx_alone_must_be_installed(run_dir, said, monkeypatch, tmp_path):
     monkeypatch.setattr(writers, "onnx_is_there", lambda: False)
     assert "lightning-nas[export]" in said(run_dir, "--format=onnx", "--output", tmp_path / "there", status=2)
     assert not (tmp_path / "there").exists()
+    (tmp_path / "there").mkdir()
+    assert "lightning-nas[export]" in said(run_dir, "--format=onnx", "--output", tmp_path / "there", status=2)
+
+
+def test_nothing_at_all_is_an_error_whatever_was_there(run_dir, said, monkeypatch, tmp_path):
+    def refuse(model, folder):
+        raise UsageError("cannot")
+
+    for name in ("python", "program", "onnx"):
+        monkeypatch.setattr(writers, f"export_{name}", refuse)
+    assert "cannot" in said(run_dir, "--output", tmp_path, status=2)
 
 
 def test_the_run_folder_may_stand_anywhere():
