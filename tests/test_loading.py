@@ -52,6 +52,15 @@ def test_a_classifier_made_from_python(run_dir, place):
         assert module(Images().images).std(dim=0).min() > 1e-3
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_wherever_it_is_loaded_it_can_be_trained(run_dir, tmp_path, mode):
+    with mode():
+        module = lightning_nas.load(run_dir)
+    assert any(weight.requires_grad for weight in module.parameters())
+    quiet_trainer(tmp_path, max_epochs=1).fit(module.train(), Images())
+    assert not torch.equal(module.network.stem[0].weight, lightning_nas.load(run_dir).network.stem[0].weight)
+
+
 def test_folders_without_a_checkpoint_say_what_they_hold(tmp_path, run_dir):
     (tmp_path / "summary.md").touch()
     with pytest.raises(RunFolderError, match=r"holds no trained model.*checkpoints/last\.ckpt but summary\.md"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,8 @@ from lightning_nas.spaces.config import describe_space, make_space
 
 Batch = tuple[Tensor, Tensor]
 """Images ``(B, C, H, W)``, normalised float32, and labels ``(B,)`` int64."""
+
+_IMAGES = ("classes", "mean", "std", "max_pixel")  # what turns an image into a network's input, and scores into names
 
 
 class PercentAccuracy(MulticlassAccuracy):
@@ -53,7 +54,8 @@ class ImageClassifier(LightningModule):
         architecture: What to train, in the space's own notation.
         num_classes: Classes (linked from the data).
         image_shape: Channels, height and width of the images (linked from the data).
-        classes: Names of the classes; default, also of the next three: what the data say when a training begins.
+        classes: Names of the classes; here as in the next three, what the data say when a training begins is taken
+            instead, for that is what the weights are made for.
         mean: What the data subtract from the pixels of every channel.
         std: What the data divide by, likewise.
         max_pixel: The brightest pixel of the data.
@@ -116,8 +118,9 @@ class ImageClassifier(LightningModule):
         self.drop_path, self.auxiliary_weight = drop_path, auxiliary_weight
         self.optimizer, self.schedule = optimizer, schedule
         sizes = {"channels": channels, "cells_per_stage": cells_per_stage, "num_stages": num_stages}
-        self.network = self._build({name: size for name, size in sizes.items() if size is not None}, num_classes)
-        self.val_accuracy, self.test_accuracy = PercentAccuracy(num_classes), PercentAccuracy(num_classes)
+        with torch.inference_mode(False), torch.enable_grad():  # weights must be trainable wherever they are loaded
+            self.network = self._build({name: size for name, size in sizes.items() if size is not None}, num_classes)
+            self.val_accuracy, self.test_accuracy = PercentAccuracy(num_classes), PercentAccuracy(num_classes)
 
     def _check_ranges(self, label_smoothing: float, cutout: int, drop_path: float, auxiliary_weight: float) -> None:
         shares = 0.0 <= label_smoothing < 1.0 and 0.0 <= drop_path < 1.0
@@ -126,10 +129,6 @@ class ImageClassifier(LightningModule):
                 f"ImageClassifier(label_smoothing={label_smoothing}, cutout={cutout}, drop_path={drop_path}, "
                 f"auxiliary_weight={auxiliary_weight}): expected label_smoothing and drop_path in [0, 1), the others "
                 "not negative"
-            )
-        if cutout and find_spec("kornia") is None:
-            raise UsageError(
-                f"ImageClassifier(cutout={cutout}): needs Kornia; pip install 'lightning-nas[vision]', or set cutout: 0"
             )
 
     def _build(self, sizes: dict[str, int], num_classes: int) -> nn.Module:
@@ -174,7 +173,7 @@ class ImageClassifier(LightningModule):
         """Weights on dead branches get no gradient; distributed training would wait for one."""
         if self.auxiliary_weight:
             scores = scores + network.with_auxiliary(torch.zeros(1, *self.image_shape))[1]  # type: ignore[operator]
-        weights = list(network.parameters())
+        weights = [weight for weight in network.parameters() if weight.requires_grad]
         for weight, gradient in zip(
             weights, torch.autograd.grad(scores.sum(), weights, allow_unused=True), strict=True
         ):
@@ -183,9 +182,9 @@ class ImageClassifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Keep what turns an image into a network's input with the weights: a checkpoint is all that is exported."""
         data = getattr(self.trainer, "datamodule", None)
-        for name in ("classes", "mean", "std", "max_pixel"):
-            if self.hparams[name] is None:
-                self.hparams[name] = getattr(data, name, None)
+        for name in _IMAGES:
+            if stage == "fit" or self.hparams[name] is None:
+                self.hparams[name] = getattr(data, name, self.hparams[name])
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of normalised images, ``(B, C, H, W)`` -> ``(B, num_classes)``."""
@@ -270,11 +269,20 @@ class ImageClassifier(LightningModule):
         return int(steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another architecture, some of which would fit."""
+        """Refuse the weights of another architecture, some of which would fit, and to continue with other images."""
         saved = checkpoint.get("hyper_parameters", {})
         for name in ("space", "architecture"):
             if name in saved and saved[name] != self.hparams[name]:
                 raise UsageError(
                     f"ImageClassifier({name}={self.hparams[name]!r}): the checkpoint is of {saved[name]!r}; expected "
                     "the same, choose another --run_dir to train another architecture"
+                )
+        if self._trainer is None or not self._trainer.training:
+            return
+        for name in _IMAGES:  # setup has asked the data
+            before, now = saved.get(name), self.hparams[name]
+            if before is not None and now is not None and before != now:
+                raise UsageError(
+                    f"ImageClassifier: the data have {name}={now!r:.100}, but the checkpoint was trained with "
+                    f"{before!r:.100}; continue with the same images, or choose another --run_dir"
                 )

@@ -151,7 +151,6 @@ def test_drop_path_rises_linearly_and_leaves_nothing_behind(tmp_path):
 
 
 def test_cutout_zeroes_a_square_in_training_alone(tmp_path):
-    pytest.importorskip("kornia")
     data = Images()
     data.images += 10.0  # no pixel is zero
     whole, _ = fitted(tmp_path, small(), 1, data)
@@ -223,12 +222,50 @@ def test_two_processes_count_every_test_image_once(tmp_path, size):
 
 
 def test_a_checkpoint_knows_how_images_were_read(tmp_path):
-    module = small(std=(9.0,))
-    _, trainer = fitted(tmp_path, module, 1)
+    _, trainer = fitted(tmp_path, small(), 1)
     trainer.save_checkpoint(tmp_path / "module.ckpt")
-    hparams = ImageClassifier.load_from_checkpoint(tmp_path / "module.ckpt", weights_only=True).hparams
-    assert hparams["classes"] == ("top", "middle", "bottom")
-    assert (hparams["mean"], hparams["std"], hparams["max_pixel"]) == ((0.5,), (9.0,), 16)  # what was given stays
+    assert images_of(tmp_path / "module.ckpt") == (("top", "middle", "bottom"), (0.5,), (0.25,), 16)
+
+
+def images_of(checkpoint):
+    hparams = ImageClassifier.load_from_checkpoint(checkpoint, weights_only=True).hparams
+    return tuple(hparams[name] for name in ("classes", "mean", "std", "max_pixel"))
+
+
+def other_images(**constants):
+    data = Images()
+    for name, value in constants.items():
+        setattr(data, name, value)
+    return data
+
+
+def test_training_on_with_other_images_is_told_in_the_checkpoint(tmp_path):
+    """They are normalised by their own constants, whatever the weights were trained with before."""
+    _, trainer = fitted(tmp_path, small(), 1)
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    module = ImageClassifier.load_from_checkpoint(tmp_path / "module.ckpt", weights_only=True)
+    _, trainer = fitted(tmp_path, module, 1, other_images(classes=("a", "b", "c"), std=(9.0,), max_pixel=255))
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    assert images_of(tmp_path / "module.ckpt") == (("a", "b", "c"), (0.5,), (9.0,), 255)
+
+
+def test_measuring_on_other_images_changes_nothing(tmp_path):
+    module = small(std=(9.0,))
+    quiet_trainer(tmp_path).test(module, Images(), verbose=False)
+    assert (module.hparams["mean"], module.hparams["std"]) == ((0.5,), (9.0,))
+
+
+@pytest.mark.parametrize(
+    "constants", [{"classes": ("a", "b", "c")}, {"mean": (0.6,)}, {"std": (9.0,)}, {"max_pixel": 255}]
+)
+def test_an_interrupted_training_does_not_continue_with_other_images(tmp_path, constants):
+    _, trainer = fitted(tmp_path, small(), 1)
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    checkpoint = {"ckpt_path": tmp_path / "module.ckpt", "weights_only": True}
+    ((name, value),) = constants.items()
+    with pytest.raises(UsageError, match=rf"data have {name}=.*the same images, or choose another --run_dir"):
+        quiet_trainer(tmp_path, max_epochs=2).fit(small(), other_images(**constants), **checkpoint)
+    quiet_trainer(tmp_path).test(small(), other_images(**constants), verbose=False, **checkpoint)
 
 
 @pytest.mark.parametrize("other", [CELL.replace("avg_pool_3x3", "skip_connect"), CELL.replace("3x3~0", "1x1~0")])
@@ -286,6 +323,13 @@ class DeadEnd(Plain):
         return Network(*super().build(arch, **sizes))
 
 
+class Frozen(Plain):
+    def build(self, arch, **sizes):
+        network = super().build(arch, **sizes)
+        network[0].requires_grad_(False)
+        return network
+
+
 class WrongWidth(Plain):
     def build(self, arch, **_):
         return super().build(arch, num_classes=7, in_channels=1)
@@ -298,6 +342,11 @@ def test_any_space_will_do(tmp_path):
     restored = ImageClassifier.load_from_checkpoint(tmp_path / "module.ckpt", weights_only=True)
     assert restored.space == Plain(width=5) != Plain()
     assert isinstance(restored.network[1], nn.Tanh)
+
+
+def test_weights_that_a_space_froze_stay_frozen():
+    network = ImageClassifier(Frozen(), "tanh", 3, (1, 6, 6)).network
+    assert [weight.requires_grad for weight in network.parameters()] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("auxiliary_weight", [0.0, 0.4])
@@ -334,12 +383,6 @@ def test_what_does_not_fit_together_is_said_before_the_work_starts(space, argume
     given = {"architecture": "relu", "num_classes": 3, "image_shape": (1, 6, 6), **arguments}
     with pytest.raises((UsageError, SpaceError), match=message):
         ImageClassifier(space, **given)
-
-
-def test_cutout_without_kornia_names_the_extra(monkeypatch):
-    monkeypatch.setattr("lightning_nas.modules.classifier.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"lightning-nas\[vision\]"):
-        small(cutout=2)
 
 
 def test_every_argument_is_explained():
