@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+import torch
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from lightning_nas.callbacks.search import SearchCallback
 from lightning_nas.errors import UsageError
@@ -88,9 +89,11 @@ class NASTrainer(Trainer):
                 f"retrain: got the model {type(model).__name__}, expected lightning_nas.modules.classifier."
                 "ImageClassifier, which trains one architecture"
             )
-        started = time.perf_counter()
+        stopwatch = _Stopwatch()
+        self.callbacks.insert(0, stopwatch)  # type: ignore[attr-defined]
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
-        seconds = time.perf_counter() - started
+        self.callbacks.remove(stopwatch)  # type: ignore[attr-defined]
+        seconds = float(self.callback_metrics["training_seconds"])
         valid = self.callback_metrics.get("val/accuracy")
         (metrics,) = self.test(model, datamodule=datamodule, verbose=False)
         if self.fast_dev_run or not self.is_global_zero:  # type: ignore[attr-defined]
@@ -108,3 +111,29 @@ class NASTrainer(Trainer):
             seconds=round(seconds, 2),
         )
         Console().print(Markdown(text))
+
+
+class _Stopwatch(Callback):
+    """Seconds of a training, those before an interruption included.
+
+    They are no ``state_dict`` of a callback, which Lightning would miss whenever the checkpoint is used without it.
+    """
+
+    before = 0.0
+    started: float | None = None
+
+    def read(self) -> float:
+        return self.before + (0.0 if self.started is None else time.monotonic() - self.started)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["training_seconds"] = self.read()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.before = checkpoint.get("training_seconds", 0.0)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Metrics alone come back from forked processes.
+        trainer.callback_metrics["training_seconds"] = torch.tensor(self.read(), dtype=torch.float64)

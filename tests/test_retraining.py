@@ -56,6 +56,7 @@ def test_the_run_folder_tells_everything(finished):
     assert record["model"]["channels"] == 4
     assert record["model"]["space"]["class_path"] == "lightning_nas.spaces.nasbench201.NASBench201"
     assert record["data"]["purpose"] == "evaluation"
+    assert record["seconds"] > 0
     assert record["valid_accuracy"] is None  # all images but those of the test are trained on
     assert 5 < record["test_accuracy"] <= 100
     summary = (finished / "summary.md").read_text()
@@ -99,12 +100,26 @@ def test_an_interrupted_training_continues_to_the_same_weights(finished, here, m
     assert record_in(run_dir)["test_accuracy"] == record_in(finished)["test_accuracy"]
 
 
+def test_seconds_are_those_of_the_whole_training(finished, here):
+    run_dir = here / "runs" / "retrain"
+    shutil.copytree(finished, run_dir)
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 0 < checkpoint["training_seconds"] <= record_in(finished)["seconds"] + 0.01
+    checkpoint["training_seconds"] = 1000.0
+    torch.save(checkpoint, run_dir / "checkpoints" / "last.ckpt")
+    retrain("--ckpt_path", "last")
+    assert record_in(run_dir)["seconds"] == 1000.0  # nothing was left to do
+    retrain("--ckpt_path", "last", "--trainer.max_epochs", "3")
+    assert 1000.0 < record_in(run_dir)["seconds"] < 1500.0
+
+
 def test_two_processes_train_together_and_report_once(here, capfd):
     retrain("--trainer.devices", "2", "--trainer.strategy", "ddp_fork", "--data.batch_size", "32")
     run_dir = here / "runs" / "retrain"
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 2 * ((600 + 450) // 64 + 1)  # each process has half of every step
     assert capfd.readouterr().out.count("trained from scratch") == 1
+    assert record_in(run_dir)["seconds"] > 0
     alone = here / "alone"
     from lightning_nas.cli import main
 
