@@ -13,6 +13,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ def network_source(network: nn.Module) -> NetworkSource:
     try:
         network.eval()
         writer = _Writer()
-        constructor = _render(writer.expression(network, ""), indent=4, used=len("    network = "))
+        constructor = _render(writer.expression(network, "", set()), indent=4, used=len("    network = "))
     finally:
         for module, training in modes:
             module.training = training
@@ -82,33 +83,43 @@ class _Writer:
     def source(self) -> str:
         return "\n\n".join(f"class {name}(nn.Module):\n{body}" for body, name in self.names.items())
 
-    def expression(self, module: nn.Module, prefix: str) -> _Call:
-        """What makes a module; notes its classes and weights on the way."""
+    def expression(self, module: nn.Module, prefix: str, asked: set[str]) -> _Call:
+        """What makes a module; notes its classes and weights on the way.
+
+        Args:
+            module: The module.
+            prefix: Its place, as in the names of weights.
+            asked: Names within it that its parents use past its forward.
+        """
         if module._forward_hooks or module._forward_pre_hooks:
             raise UsageError(
                 f"cannot write {type(module).__name__} as Python source, for it has forward hooks; remove them, or "
                 "choose another --format: program, onnx"
             )
         if _is_container(module):
-            children = [(name, self.expression(child, f"{prefix}{name}.")) for name, child in _children(module)]
+            children = [
+                (name, self.expression(child, f"{prefix}{name}.", _within(name, asked)))
+                for name, child in _children(module)
+            ]
             if isinstance(module, nn.ModuleList):
                 return _Call("nn.ModuleList", tuple(("", child) for _, child in children), ("([", "])"))
             if isinstance(module, nn.ModuleDict):
                 return _Call("nn.ModuleDict", tuple((f"{name!r}: ", child) for name, child in children), ("({", "})"))
-            if all(name.isdecimal() for name, _ in children):
+            if _is_numbered(module):
                 return _Call("nn.Sequential", tuple(("", child) for _, child in children))
             self.imports.add("from collections import OrderedDict")
-            return _Call("nn.Sequential", (("", _Call("OrderedDict", tuple((f"{n}=", c) for n, c in children))),))
+            pairs = tuple(("", _Call("", (("", repr(name)), ("", child)))) for name, child in children)
+            return _Call("nn.Sequential", (("", _Call("OrderedDict", pairs, ("([", "])"))),))
         if _is_layer(module):
             self.weights.update({f"{prefix}{name}": value.detach() for name, value in module.state_dict().items()})
             return _layer(module)
-        return _Call(self._class(module, prefix), ())
+        return _Call(self._class(module, prefix, asked), ())
 
-    def _class(self, module: nn.Module, prefix: str) -> str:
+    def _class(self, module: nn.Module, prefix: str, asked: set[str]) -> str:
         graph = _trace(module)
-        used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-        lines = [f"self.{name} = {value}" for name, value in self._attributes(module, prefix, used)]
-        forward = self._forward(graph)
+        used = asked | {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+        lines = list(self._attributes(module, prefix, used))
+        forward = self._forward(module, graph)
         body = _docstring(module)
         if lines:
             body += "    def __init__(self):\n        super().__init__()\n"
@@ -116,27 +127,31 @@ class _Writer:
         body += "".join(f"    {line}\n" for line in forward)
         return self.names.setdefault(body, self._free_name(type(module).__name__))
 
-    def _attributes(self, module: nn.Module, prefix: str, used: set[str]) -> Iterator[tuple[str, str]]:
-        """Names and values of what the forward pass uses."""
+    def _attributes(self, module: nn.Module, prefix: str, used: set[str]) -> Iterator[str]:
+        """Statements that make what the forward pass uses."""
         for name, child in _children(module):
-            if any(target == name or target.startswith(f"{name}.") for target in used):
-                expression = self.expression(child, f"{prefix}{name}.")
-                yield name, _render(expression, indent=8, used=len(f"        self.{name} = "))
+            within = _within(name, used)
+            if name in used or within:
+                left, right = _assignment(name)
+                expression = self.expression(child, f"{prefix}{name}.", within)
+                yield left + _render(expression, indent=8, used=8 + len(left + right)) + right
         for name in sorted(target for target in used if "." not in target and target not in dict(_children(module))):
             value: Tensor = getattr(module, name)
             self.weights[f"{prefix}{name}"] = value.detach()
             dtype = "" if value.dtype == torch.float32 else f", dtype={value.dtype}"
             fresh = f"torch.empty({tuple(value.shape)}{dtype})"
-            yield name, f"nn.Parameter({fresh}{'' if value.is_floating_point() else ', requires_grad=False'})"
+            left, right = _assignment(name)
+            yield f"{left}nn.Parameter({fresh}{'' if value.is_floating_point() else ', requires_grad=False'}){right}"
 
-    def _forward(self, graph: fx.Graph) -> list[str]:
+    def _forward(self, module: nn.Module, graph: fx.Graph) -> list[str]:
         """The traced forward pass, as one would write it."""
         for node in graph.nodes:
             node.type = None  # annotations may need imports
         code = graph.python_code("self")
         source = re.sub(r";  [\w = ]+ = None$", "", code.src, flags=re.MULTILINE)  # fx frees memory early
         lines = [line for line in source.splitlines() if line.strip()]
-        lines = [re.sub(r'getattr\((self[\w.\[\]]*), "(\d+)"\)', r"\1[\2]", line) for line in lines]
+        indexed = partial(_indexed, module)
+        lines = [re.sub(r'getattr\(self\.([\w.]+), "(\d+)"\)', indexed, line) for line in lines]
         for place, line in enumerate(lines):
             target, equals, value = line.partition(" = ")
             lines[place] = target + equals + value.replace(" = ", "=")
@@ -189,9 +204,29 @@ def _passes_through(module: nn.Module) -> bool:
 
 
 def _is_container(module: nn.Module) -> bool:
-    return isinstance(module, nn.ModuleList | nn.ModuleDict) or (
-        isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    )
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in _CONTAINERS)
+
+
+def _is_numbered(module: nn.Module) -> bool:
+    """Whether children have the names that a list would give them; a part cut out of one keeps its own."""
+    return list(module._modules) == [str(place) for place in range(len(module._modules))]
+
+
+def _within(name: str, targets: set[str]) -> set[str]:
+    return {target.removeprefix(f"{name}.") for target in targets if target.startswith(f"{name}.")}
+
+
+def _assignment(name: str) -> tuple[str, str]:
+    """What stands left and right of an attribute's value; not every name of a module is one of Python's."""
+    return (f"self.{name} = ", "") if name.isidentifier() else (f"setattr(self, {name!r}, ", ")")
+
+
+def _indexed(module: nn.Module, found: re.Match[str]) -> str:
+    """``self.blocks[0]``, as one would write what fx says by ``getattr``, where that is the same."""
+    path, place = found.groups()
+    parent = module.get_submodule(path)
+    same = isinstance(parent, nn.Sequential | nn.ModuleList) and _is_container(parent) and _is_numbered(parent)
+    return f"self.{path}[{place}]" if same else found[0]
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -122,6 +122,73 @@ def test_a_network_of_other_parts():
     assert not [name for name in written.weights if "unused" in name]
 
 
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Cut(nn.Module):
+    """Calls the children of a part of a sequence, and of containers with numbers for names."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1), nn.Tanh(), nn.Sigmoid())[1:]
+        self.whole = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardswish())
+        self.named = nn.ModuleDict({"1": nn.Conv2d(3, 3, 1), "0": nn.Tanh()})
+
+    def forward(self, x):
+        return self.part[1](self.part[0](x)) + self.whole[1](self.whole[0](x)) + self.named["1"](self.named["0"](x))
+
+
+class Dashed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.add_module("conv-1", nn.Conv2d(3, 3, 1))
+        self.register_parameter("1x1", nn.Parameter(torch.ones(3, 1, 1)))
+
+    def forward(self, x):
+        return self.get_submodule("conv-1")(x) * getattr(self, "1x1")
+
+
+class Inner(nn.Module):
+    """Its own forward needs nothing of what others use of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.conv = nn.Sequential(nn.Conv2d(3, 3, 1))
+
+    def forward(self, x):
+        return x.tanh()
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.conv = nn.Sequential(Inner(), nn.ReLU()), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        inner = self.inner[0]
+        return F.conv2d(self.inner(x) * inner.scale, self.conv.weight) + inner.conv(x)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Conv2d(4, 2, 1))[1:],
+        lambda: nn.Sequential(Residual(nn.Conv2d(3, 3, 1), nn.ReLU()), Residual(nn.Tanh(), Residual(nn.ReLU()))),
+        lambda: nn.Sequential(OrderedDict([("conv-1", nn.Conv2d(3, 3, 1)), ("act", nn.ReLU())])),
+        Cut,
+        Dashed,
+        Reader,
+    ],
+    ids=["slice", "residual", "dashes", "cut", "strange names", "reader"],
+)
+def test_names_and_parts_as_others_write_them(network):
+    torch.manual_seed(0)
+    rebuilt(network(), images(5, 3, 4, 4))
+
+
 class Branches(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
