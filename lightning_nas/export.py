@@ -1,6 +1,6 @@
 """Writing a trained network for use without this package: as Python source, as a torch.export program, as ONNX.
 
-Every file is written whole or not at all, then read back and compared with the live network.
+Everything is compared with the live network before it is written; a file is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from pprint import pformat
@@ -30,7 +31,12 @@ from lightning_nas.modules.classifier import ImageClassifier
 from lightning_nas.nn.auxiliary import HasAuxiliary
 from lightning_nas.nn.source import network_source
 
-_TOLERANCE = 1e-4  # of the scores' spread; other kernels sum in another order
+# Other kernels sum in another order: a share of the scores' spread, and one of their size for what float32 can hold.
+_TOLERANCE, _FLOOR = 1e-4, 100 * torch.finfo(torch.float32).eps
+_PREPROCESSING = (
+    "of an image file: turned upright by its EXIF tags; converted to grey or RGB; unless it is of height x width, the "
+    "central square is cut out and resized bilinearly; pixels times max_pixel / 255; minus mean, divided by std"
+)
 
 
 class Exported(NamedTuple):
@@ -55,27 +61,37 @@ def export_python(model: ImageClassifier, folder: Path) -> Exported:
         folder: Where to write.
 
     Raises:
-        UsageError: The network cannot be written as source (see :func:`~lightning_nas.nn.source.network_source`).
-        NASError: What was written computes something else.
+        UsageError: The network cannot be written as source (see :func:`~lightning_nas.nn.source.network_source`), or
+            the source does not compute the same.
     """
-    source, facts = network_source(_plain(model)), metadata(model)
+    network = _plain(model)
+    source, facts = network_source(network), metadata(model)
     constants = {name: pformat(facts[name], width=100, compact=True) for name in ("classes", "mean", "std")}
     constants["architecture"] = facts["architecture"].replace("\\", r"\\").replace('"', r"\"")
     text = TEMPLATE.format(
         **facts | constants, imports=f"{source.imports}\n" if source.imports else "",
         modules=source.classes.rstrip(), constructor=source.constructor,
     )  # fmt: skip
+    path, weights = folder / "network.py", io.BytesIO()
+    torch.save(source.weights, weights)
+    scope: dict[str, Any] = {"__name__": "exported_network", "__file__": str(path)}
+    written: nn.Module | None = None
+    try:
+        exec(compile(text, path, "exec"), scope)
+        written = scope["load"](io.BytesIO(weights.getvalue()))
+        exported = _compare(model, path, written)
+    except Exception as error:  # whatever a module of someone else's may do
+        where = _first_difference(network, written, _images(model, 7))
+        raise UsageError(
+            f"export --format python: the source does not follow {where} ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); expected modules whose forward torch.fx can trace, or another --format: "
+            "program, onnx"
+        ) from error
     with write_atomically(folder / "weights.pt", "wb") as file:
-        torch.save(source.weights, file)
-    path = folder / "network.py"
+        file.write(weights.getvalue())
     with write_atomically(path) as file:
         file.write(text)
-    spec = importlib.util.spec_from_file_location("exported_network", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return _compare(model, path, module.load())
+    return exported
 
 
 def export_program(model: ImageClassifier, folder: Path) -> Exported:
@@ -95,9 +111,10 @@ def export_program(model: ImageClassifier, folder: Path) -> Exported:
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata(model))})
     path = folder / "network.pt2"
+    exported = _compare(model, path, torch.export.load(io.BytesIO(content.getvalue())).module())
     with write_atomically(path, "wb") as file:
         file.write(content.getvalue())
-    return _compare(model, path, torch.export.load(path).module())
+    return exported
 
 
 def export_onnx(model: ImageClassifier, folder: Path) -> Exported:
@@ -121,11 +138,12 @@ def export_onnx(model: ImageClassifier, folder: Path) -> Exported:
         )  # fmt: skip
     assert program is not None
     program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata(model).items()})
-    path = folder / "network.onnx"
+    path, content = folder / "network.onnx", program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    exported = _compare(model, path, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]))
     with write_atomically(path, "wb") as file:
-        file.write(program.model_proto.SerializeToString())
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return _compare(model, path, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]))
+        file.write(content)
+    return exported
 
 
 def onnx_is_there() -> bool:
@@ -154,6 +172,7 @@ def metadata(model: ImageClassifier) -> dict[str, Any]:
         "mean": tuple(saved["mean"] or (0.0,) * channels),
         "std": tuple(saved["std"] or (1.0,) * channels),
         "max_pixel": saved["max_pixel"] or 255,
+        "preprocessing": _PREPROCESSING,
         "classes": tuple(saved["classes"] or map(str, range(saved["num_classes"]))),
         "version": package,
     }
@@ -182,12 +201,36 @@ def _compare(model: ImageClassifier, path: Path, written: Callable[[Tensor], Ten
     images = _images(model, 7)
     expected = _plain(model)(images)
     difference, spread = float((written(images) - expected).abs().max()), float(expected.std(dim=0).mean())
-    if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+    if not difference <= _TOLERANCE * spread + _FLOOR * float(expected.abs().max()):
         raise NASError(
-            f"{path}: its scores differ from the network's by up to {difference:.3g} ({path.name} stays, so that it "
-            "can be looked at); use another --format, and please report this"
+            f"{path}: its scores differ from the network's by up to {difference:.3g}, so it was not written; use "
+            "another --format, and please report this"
         )
     return Exported(path, difference, spread)
+
+
+@torch.no_grad()
+def _first_difference(network: nn.Module, written: nn.Module | None, images: Tensor) -> str:
+    """The innermost of the first modules whose output differs; the copy's modules have the same names."""
+    outputs: list[dict[str, Tensor]] = []
+    copied = {} if written is None else dict(written.named_modules())
+    for modules, run in ((dict(network.named_modules()), network), (copied, written)):
+        found: dict[str, Tensor] = {}
+        outputs.append(found)
+        for name, module in modules.items():
+            module.register_forward_hook(partial(_note, found, name))
+        if run is not None:
+            with contextlib.suppress(Exception):  # it ends at the module in question
+                run(images)
+    for name, output in outputs[0].items():  # a module ends after its children
+        if name in copied and not (name in outputs[1] and torch.equal(output, outputs[1][name])):
+            return f"{name} ({type(network.get_submodule(name)).__name__})" if name else type(network).__name__
+    return type(network).__name__
+
+
+def _note(found: dict[str, Tensor], name: str, module: nn.Module, given: Any, output: Any) -> None:
+    if isinstance(output, Tensor):
+        found.setdefault(name, output.clone())  # which a later module may change
 
 
 @contextlib.contextmanager

@@ -47,11 +47,20 @@ def predict(images, network=None):
 
 
 def read_image(path):
-    """Pixels of an image file, resized: (channels, height, width) uint8."""
-    from PIL import Image
+    """Pixels of an image file as in training, its central square resized: (channels, height, width) uint8."""
+    from PIL import Image, ImageOps
 
     channels, height, width = IMAGE_SHAPE
-    image = Image.open(path).convert("L" if channels == 1 else "RGB").resize((width, height))
+    image = Image.open(path)
+    if image.mode[0] in "IF":
+        raise ValueError(f"{{path}} has more than 8 bits per channel (mode {{image.mode}}); convert it to 8")
+    if image.info.get("exif"):  # photographs may lie on their side
+        image = ImageOps.exif_transpose(image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize((width, height), Image.Resampling.BILINEAR)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, -1)
     return (pixels.permute(2, 0, 1).float() * MAX_PIXEL / 255).round().to(torch.uint8)
 

@@ -2,15 +2,18 @@
 
 import ast
 import json
+import runpy
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from lightning_nas import export
+from lightning_nas.datamodules.decoding import decode
 from lightning_nas.errors import NASError, UsageError
 from lightning_nas.modules.classifier import ImageClassifier
 from tests.contract import quiet_trainer
@@ -59,9 +62,8 @@ def fresh(folder, code, *arguments, blocked=("lightning_nas", "pytorch_lightning
 
 
 def test_python_source_alone_and_the_class_of_an_image_file(folder):
-    image = pytest.importorskip("PIL.Image")
     expected = np.load(folder / "expected.npz")
-    image.fromarray((expected["pixels"][2, 0] * 255.0 / 16).round().astype(np.uint8)).save(folder / "image.png")
+    Image.fromarray((expected["pixels"][2, 0] * 255.0 / 16).round().astype(np.uint8)).save(folder / "image.png")
     code = """
 import numpy as np, runpy, torch
 sys.path.insert(0, ".")
@@ -83,6 +85,25 @@ runpy.run_path("network.py", run_name="__main__")
     assert lines == [f"{names[place]}  {100 * shares[place]:.1f} %" for place in shares.argsort()[::-1]]
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_image_files_are_read_as_in_training(tmp_path, mode):
+    shape = (len(mode), 6, 8)
+    export.export_python(ImageClassifier(Plain(), "tanh", 3, shape), tmp_path)
+    read = runpy.run_path(str(tmp_path / "network.py"))["read_image"]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright
+    rng = np.random.default_rng(0)
+    # Wide, tall, on its side, of the right size when turned, of the right size.
+    for size, exif in (((15, 29), None), ((31, 14), None), ((13, 27), turned), ((8, 6), turned), ((6, 8), None)):
+        pixels = rng.integers(256, size=(*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(tmp_path / "image.png", exif=exif or Image.Exif())
+        expected = decode(["it"], [tmp_path / "image.png"], shape, resize=True)[0]
+        assert torch.equal(read(tmp_path / "image.png"), expected)
+    Image.fromarray(np.full((9, 9), 3000, dtype=np.uint16)).save(tmp_path / "image.png")
+    with pytest.raises(ValueError, match="more than 8 bits per channel"):
+        read(tmp_path / "image.png")
+
+
 def test_the_program_takes_any_number_of_images(folder):
     code = """
 import json, numpy as np, torch
@@ -94,9 +115,9 @@ x = (torch.from_numpy(expected["pixels"]).float() - torch.tensor(about["mean"]).
 x = x / torch.tensor(about["std"]).view(-1, 1, 1)
 for n in (1, 3, 5):
     assert np.abs(network(x[:n]).detach().numpy() - expected["scores"][:n]).max() < 1e-5
-print(about["classes"])
+print(about["classes"], "central square" in about["preprocessing"])
 """
-    assert fresh(folder, code).strip() == "['top', 'middle', 'bottom']"
+    assert fresh(folder, code).strip() == "['top', 'middle', 'bottom'] True"
 
 
 def test_onnx_without_torch(model, folder, capfd):
@@ -138,7 +159,7 @@ def test_the_same_network_is_the_same_source(model, folder, tmp_path):
         alias.name for node in ast.walk(ast.parse((folder / "network.py").read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
     }  # fmt: skip
-    assert imported == {"sys", "Path", "torch", "nn", "Image"}
+    assert imported == {"sys", "Path", "torch", "nn", "Image", "ImageOps"}
 
 
 def test_the_live_network_is_left_as_it_was(folder, model):
@@ -175,6 +196,53 @@ def test_a_wrong_result_is_an_error(model, tmp_path, monkeypatch, write):
     monkeypatch.setattr(nn.Linear, "forward", drifting)
     with pytest.raises(NASError, match="scores differ from the network's by up to"):
         write(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_are_compared_on_the_scale_of_their_spread(tmp_path):
+    """A network of small scores is not followed by one that says the same of every image."""
+    module = ImageClassifier(Plain(), "tanh", 3, (1, 6, 6))
+    with torch.no_grad():
+        module.network[-1].weight *= 1e-5
+        module.network[-1].bias.zero_()
+        scores = module.network(torch.randn(7, 1, 6, 6, generator=torch.Generator().manual_seed(0)))
+    assert 0 < scores.abs().max() < 5e-5
+    assert export._compare(module, tmp_path, export._plain(module)).difference == 0.0
+    with pytest.raises(NASError, match="scores differ"):
+        export._compare(module, tmp_path, lambda x: torch.zeros(len(x), 3))
+
+
+class Counted(nn.Module):
+    """What fx cannot see: the number of calls before."""
+
+    calls = 0
+
+    def forward(self, x):
+        Counted.calls += 1
+        return x + float(Counted.calls)
+
+
+class Fragile(nn.Module):
+    """Its source asks for a name that is not there."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("class", nn.ReLU())
+
+    def forward(self, x):
+        return self.get_submodule("class")(x)
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"), [(Counted, r"follow 1\.0 \(Counted\) \(NASError: "), (Fragile, r"\(SyntaxError: ")]
+)
+def test_source_that_does_something_else_is_not_written(tmp_path, part, reason):
+    (tmp_path / "network.py").write_text("old")
+    module = ImageClassifier(Plain(), "tanh", 3, (1, 6, 6))
+    module.network.insert(1, nn.Sequential(part()))
+    with pytest.raises(UsageError, match=f"{reason}.*another --format: program, onnx"):
+        export.export_python(module, tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("network.py", "old")]
 
 
 class Branching(nn.Sequential):

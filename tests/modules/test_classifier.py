@@ -262,7 +262,7 @@ def test_an_interrupted_training_does_not_continue_with_other_images(tmp_path, c
     _, trainer = fitted(tmp_path, small(), 1)
     trainer.save_checkpoint(tmp_path / "module.ckpt")
     checkpoint = {"ckpt_path": tmp_path / "module.ckpt", "weights_only": True}
-    ((name, value),) = constants.items()
+    (name,) = constants
     with pytest.raises(UsageError, match=rf"data have {name}=.*the same images, or choose another --run_dir"):
         quiet_trainer(tmp_path, max_epochs=2).fit(small(), other_images(**constants), **checkpoint)
     quiet_trainer(tmp_path).test(small(), other_images(**constants), verbose=False, **checkpoint)
