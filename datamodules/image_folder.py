@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_nas.datamodules.decoding import decode, in_threads, is_grey
@@ -101,6 +102,9 @@ class ImageFolderDataModule(CachedImages):
         colours = "grey as all of them are" if grey else "in RGB"
         size = f"{self.image_size}x{self.image_size}"
         rank_zero_info(f"{self.path}: {len(files)} images of {len(self.classes)} classes, {size}, {colours}")
+        if passed := _passed_over(self.path):
+            count, suffixes = sum(passed.values()), ", ".join(sorted(passed))
+            rank_zero_warn(f"{self.path}: {count} files are no images that can be read ({suffixes}) and are left out")
         return (1 if grey else 3), self.image_size, self.image_size
 
     @cached_property
@@ -184,6 +188,15 @@ def _images(folder: Path) -> list[Path]:
         if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES
     )  # fmt: skip
     return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _passed_over(folder: Path) -> Counter[str]:
+    """Suffixes of the files that are not among the images."""
+    suffixes = (
+        Path(name).suffix.lower() or name for _, _, names in os.walk(folder, followlinks=True) for name in names
+        if not name.startswith(".")
+    )  # fmt: skip
+    return Counter(suffix for suffix in suffixes if suffix not in _SUFFIXES)
 
 
 def _digest(file: Path) -> bytes:

@@ -113,6 +113,7 @@ class TorchDataModule(VisionDataModule):
         """Split; the images in the datasets' order are forgotten when their checksum is known."""
         if not hasattr(self, "test"):
             self.identity()
+            _ = self.image_shape, self.classes  # while the images are there
         super().setup(stage)
         self.__dict__.pop("_content", None)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningDataModule
@@ -161,13 +162,7 @@ class VisionDataModule(LightningDataModule, ABC):
     def _augment_identity(self) -> str | list[str] | None:
         if self.augment is None or isinstance(self.augment, str):
             return self.augment
-        # A module says its arguments; what others say of themselves may hold their place in memory.
-        return [
-            repr(x)
-            if isinstance(x, nn.Module)
-            else f"{x.__module__}.{getattr(x, '__qualname__', type(x).__qualname__)}"
-            for x in self.augmentation
-        ]
+        return [_name(x, type(self).__name__) for x in self.augmentation]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels to a network's input, on any device."""
@@ -188,8 +183,18 @@ class VisionDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Pixels to floats on the device, whatever the batch they are part of."""
-        training = self.trainer is not None and self.trainer.training
-        finish = self.augmented if training else self.normalise
+        if self.trainer is None or not self.trainer.training:
+            return self._finished(batch, self.normalise)
+        # From the place of the batch alone, so that a training that was interrupted goes on as if it had not been.
+        number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        place = (self.seed, self.trainer.current_epoch, number, self.trainer.global_rank)
+        (word,) = np.random.SeedSequence(place).generate_state(1, np.uint64)
+        with torch.random.fork_rng(devices=[]):  # Kornia draws on the CPU
+            torch.default_generator.manual_seed(int(word) >> 1)
+            return self._finished(batch, self.augmented)
+
+    @staticmethod
+    def _finished(batch: Any, finish: Callable[[Tensor], Tensor]) -> Any:
         return apply_to_collection(batch, Tensor, lambda x: finish(x) if x.dtype == torch.uint8 else x)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -207,7 +212,11 @@ class VisionDataModule(LightningDataModule, ABC):
     def _loader(self, split: LabelledImages, shuffle: bool = False) -> DataLoader[Any]:
         sampler = EpochShuffle(len(split.labels), self.seed) if shuffle else None
         # By name: Lightning makes loaders anew for distributed runs, and repeats positional arguments.
-        return DataLoader(ImageBatches(split), batch_size=self.batch_size, sampler=sampler, collate_fn=_identity)
+        alone = shuffle and len(split.labels) > 1 and len(split.labels) % self.batch_size == 1
+        return DataLoader(
+            ImageBatches(split), batch_size=self.batch_size, sampler=sampler, collate_fn=_identity,
+            drop_last=alone,  # batch normalisation cannot do with one image
+        )  # fmt: skip
 
 
 class DigitsDataModule(VisionDataModule):
@@ -289,6 +298,24 @@ class ImageBatches(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         rows = torch.as_tensor(indices)
         return self.split.images[rows], self.split.labels[rows]
+
+
+def _name(step: Callable[[Tensor], Any], owner: str) -> str:
+    """What tells an augmentation from others; what it says of itself may leave its arguments out."""
+    if isinstance(step, nn.Module):
+        arguments = {
+            f"{name}.{key}".lstrip("."): value for name, module in step.named_modules()
+            for key, value in sorted(vars(module).items())
+            if not key.startswith("_") and key != "training" and isinstance(value, bool | int | float | str | tuple)
+        }  # fmt: skip
+        return f"{type(step).__module__}.{step!r} {arguments}"
+    name = getattr(step, "__qualname__", "<lambda>")
+    if "<" in name:
+        raise UsageError(
+            f"{owner}: got augment={step!r}, which has no name that tells it from others; expected modules or functions "
+            "that a file defines at its top level"
+        )
+    return f"{step.__module__}.{name}"
 
 
 def _identity(batch: Any) -> Any:

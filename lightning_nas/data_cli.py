@@ -6,6 +6,7 @@ is there answers at once.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -82,8 +83,8 @@ def list_tables(data_dir: str | None = None) -> None:
 def statistics(
     table: str,
     *,
-    dataset: str,
-    epochs: int,
+    dataset: str | None = None,
+    epochs: int | None = None,
     against: str | None = None,
     columns: list[str] = ["cifar10/test@200", "cifar100/test@200", "imagenet16/test@200"],  # noqa: B006  # a CLI default
     record: Path | None = None,
@@ -95,8 +96,8 @@ def statistics(
 
     Args:
         table: Name of a table (``lightning-nas data list``), or path of an ``.npz``.
-        dataset: Data set of the table, for example ``digits``.
-        epochs: Training epochs of its columns, for example 12.
+        dataset: Data set of the table, for example ``digits``; default: the only one.
+        epochs: Training epochs of its columns; default: the most that it has test accuracies of.
         against: Another table of the same space.
         columns: Columns of the other table to compare the test accuracy with.
         record: Folder of the ledger, usually docs/results; writes the numbers there.
@@ -114,7 +115,7 @@ def statistics(
     if not isinstance(space, FiniteSpace):
         name = here.meta["space"]
         raise UsageError(f"{here.path}: is a table of {name!r}, expected a finite space of this package")
-    measured = TableStatistics(here, space, dataset, epochs)
+    measured = TableStatistics(here, space, *_which(here, dataset, epochs))
     other = None if against is None else read_table(find_table(against, data_dir))
     rows = measured.rows(other, tuple(columns))
     for row in rows:
@@ -178,6 +179,19 @@ def arguments(verb: str, args: list[str]) -> list[str]:
 
 
 data = {"prepare": prepare, "list": list_tables, "statistics": statistics}
+
+
+def _which(table: Table, dataset: str | None, epochs: int | None) -> tuple[str, int]:
+    """Data set and epochs of a table's test accuracies, the given ones or those that go without saying."""
+    known = [re.fullmatch(r"(.+)/test@(\d+)", column) for column in table.columns]
+    found = [(match[1], int(match[2])) for match in known if match]
+    chosen = [pair for pair in found if dataset in (None, pair[0]) and epochs in (None, pair[1])]
+    if len({name for name, _ in chosen}) != 1:
+        raise UsageError(
+            f"{table.path}: got --dataset {dataset} --epochs {epochs}, expected one of "
+            f"{', '.join(f'{name} {length}' for name, length in sorted(found))}"
+        )
+    return max(chosen)
 
 
 def _datasets(table: Table) -> list[str]:

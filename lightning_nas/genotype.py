@@ -22,12 +22,14 @@ class Genotype(NamedTuple):
         origin: A sentence about it, for the terminal.
         images: Class path and arguments of the data module on which the search trained, now with all images to train
             on; None where it looked scores up in a table, or nobody knows.
+        trained_on: Name of the images on which the search trained; None where it did not.
     """
 
     space: dict[str, Any]
     architecture: str
     origin: str
     images: dict[str, Any] | None = None
+    trained_on: str | None = None
 
 
 def read_genotype(text: str) -> Genotype:
@@ -83,7 +85,9 @@ def _from_file(path: Path) -> Genotype:
         f" by {content['strategy']}, the best of all strategies and runs on validation" if "strategy" in content else ""
     )
     origin = f"{path}: found{by}" + (f" ({', '.join(scores)} in the search)" if scores else "")
-    return Genotype(described, architecture, origin, _images_of(path.parent))
+    data = (content.get("benchmark") or {}).get("data")
+    trained_on = str(data.get("data")) if isinstance(data, dict) else None
+    return Genotype(described, architecture, origin, _images_of(path.parent), trained_on)
 
 
 def _images_of(folder: Path) -> dict[str, Any] | None:
@@ -95,8 +99,11 @@ def _images_of(folder: Path) -> dict[str, Any] | None:
                 benchmark = (callback.get("init_args") or {}).get("benchmark") or {}
                 data = (benchmark.get("init_args") or {}).get("data")
                 if isinstance(data, dict):
-                    arguments = {**(data.get("init_args") or {}), "purpose": "evaluation"}
-                    return {"class_path": data["class_path"], "init_args": arguments}
+                    given = data.get("init_args") or {}
+                    # A search may have taken a part of the images; of the digits, this says which are for the test.
+                    some = () if data["class_path"].endswith(".DigitsDataModule") else ("num_train",)
+                    kept = {name: value for name, value in given.items() if name not in ("batch_size", *some)}
+                    return {"class_path": data["class_path"], "init_args": {**kept, "purpose": "evaluation"}}
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
             continue  # it is only a default
     return None

@@ -20,28 +20,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
-# Short class names in YAML and on the command line work for what is imported here.
-import lightning_nas.benchmarks.live
-import lightning_nas.benchmarks.tabular
-import lightning_nas.benchmarks.workers_dask
-import lightning_nas.benchmarks.workers_slurm
-import lightning_nas.callbacks.ledger
-import lightning_nas.callbacks.projector
-import lightning_nas.callbacks.search
-import lightning_nas.callbacks.validity
-import lightning_nas.datamodules.cells
-import lightning_nas.datamodules.cifar
-import lightning_nas.datamodules.image_folder
-import lightning_nas.datamodules.imagenet16
-import lightning_nas.datamodules.npz_images
-import lightning_nas.datamodules.torch_images
-import lightning_nas.datamodules.vision
-import lightning_nas.modules.arch2vec
-import lightning_nas.modules.classifier
-import lightning_nas.search.evolution
-import lightning_nas.search.local
-import lightning_nas.search.random
-import lightning_nas.spaces.nasbench201  # noqa: F401
+import lightning_nas.short_names  # noqa: F401
 from lightning_nas.configurations import expand_configs
 from lightning_nas.datamodules.vision import VisionDataModule
 from lightning_nas.errors import RunFolderError, UsageError
@@ -241,6 +220,7 @@ def expand_genotype(args: list[str]) -> list[str]:
         ['--seed_everything', '3']
     """
     expanded, following = [], iter(args)
+    chosen = any(arg.partition("=")[0] in ("--data", "--config", "-c") for arg in args)
     for arg in following:
         if arg != "--genotype" and not arg.startswith("--genotype="):
             expanded.append(arg)
@@ -249,8 +229,13 @@ def expand_genotype(args: list[str]) -> list[str]:
         if not os.environ.get("LOCAL_RANK"):  # the first process alone speaks
             sys.stderr.write(f"{found.origin}: {found.architecture}\n")
         expanded += [f"--model.space={json.dumps(found.space)}", f"--model.architecture={found.architecture}"]
-        if found.images and not any(arg.split("=")[0] in ("--data", "--config", "-c") for arg in args):
+        if found.images and not chosen:
             expanded.insert(0, f"--data={json.dumps(found.images)}")  # what it was searched for
+        elif found.trained_on not in (None, "digits") and not chosen:
+            raise UsageError(
+                f"retrain: the search trained on the images {found.trained_on!r}, and where they lie is not known "
+                "without its run folder; say which images to train on with --data"
+            )
     given = {arg.partition("=")[0] for arg in expanded}
     if not given & {"--config", "-c", "--model.architecture", "--model.init_args.architecture", "-h", "--help"}:
         raise UsageError("retrain: got no architecture, expected --genotype FILE, --genotype RUN_FOLDER or a --config")

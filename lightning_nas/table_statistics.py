@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -56,14 +57,17 @@ class TableStatistics:
             rows.append(self._row("one training", "time", [self.table[cost][self.chosen].mean()], unit="s"))
         return rows
 
-    @property
+    @cached_property
     def chosen(self) -> np.ndarray:
         """Indices of the connected architectures, one of each kind."""
-        members = [self.space.index(self.space.canonical(arch)) for arch in self.space]
-        distinct: np.ndarray = np.unique(members)
+        distinct: np.ndarray = np.unique(self.space.representatives.numpy())
         connected = getattr(self.space, "connected", np.ones(len(self.space), dtype=bool))
         chosen: np.ndarray = distinct[np.asarray(connected)[distinct]]
         return chosen
+
+    @cached_property
+    def _num_seeds(self) -> int:
+        return int(self.table[f"{self.dataset}/test@{self.epochs}"].shape[1])
 
     def _seeds(self, split: str) -> np.ndarray:
         column = f"{self.dataset}/{split}@{self.epochs}"

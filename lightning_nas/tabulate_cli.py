@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-# Short class names in YAML and on the command line work for what is imported here.
-import lightning_nas.benchmarks.workers_dask
-import lightning_nas.benchmarks.workers_slurm
-import lightning_nas.datamodules.cifar
-import lightning_nas.datamodules.image_folder
-import lightning_nas.datamodules.npz_images
-import lightning_nas.datamodules.vision
-import lightning_nas.spaces.nasbench201  # noqa: F401
+import lightning_nas.short_names  # noqa: F401
 from lightning_nas.benchmarks.live import LiveBenchmark
 from lightning_nas.benchmarks.tabulation import Tabulation, shards_of
 from lightning_nas.configurations import expand_configs
@@ -57,6 +51,9 @@ def tabulate(
     """
     console = Console()
     work = Tabulation(benchmark, output, num_shards)
+    if work.finished:
+        _print(console, f"{output}: is there already")
+        return
     ensure_writable(work.folder)
     missing = work.missing()
     mine = list(shards_of(part, missing))
@@ -71,6 +68,9 @@ def tabulate(
     finally:
         benchmark.close()
     missing = work.missing()
+    if work.finished:
+        _print(console, f"{output}: another part has assembled it")
+        return
     if missing:
         _print(console, f"{len(missing)} shards are left to other parts; repeat this command when they are there")
         return
@@ -104,14 +104,16 @@ def _evaluate(work: Tabulation, shards: Sequence[int], console: Console) -> None
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=total)
-        before = 0
+        before, started = 0, time.perf_counter()
         for number, shard in enumerate(shards, start=1):
             begun = before
             work.benchmark.on_result = lambda done, _, begun=begun: bar.update(task, completed=begun + done)
             work.evaluate(shard)
             before += len(work.indices(shard))
             if not console.is_terminal:
-                _print(console, f"{number} of {len(shards)} shards, {before:,} of {total:,} architectures")
+                left = round((time.perf_counter() - started) / before * (total - before))
+                eta = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+                _print(console, f"{number} of {len(shards)} shards, {before:,} of {total:,} architectures, ETA {eta}")
 
 
 def _print(console: Console, text: str) -> None:

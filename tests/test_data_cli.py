@@ -159,7 +159,7 @@ def test_statistics_are_shown_and_recorded(run, tmp_path):
     write_table(tmp_path / "mine.npz", {"space": "nasbench201"}, columns)
     write_table(tmp_path / "yours.npz", {"space": "nasbench201"}, {"c/test@9": scores.mean(axis=1)})
     printed = run(
-        "data", "statistics", "mine", "--dataset", "d", "--epochs", 3, "--against", "yours",
+        "data", "statistics", "mine", "--against", "yours",
         "--columns", '["c/test@9"]', "--record", tmp_path / "results", "--data_dir", tmp_path,
     )  # fmt: skip
     assert "mean test accuracy, c/test@9  Spearman correlation: 1.000" in printed
@@ -170,3 +170,14 @@ def test_statistics_of_a_strange_space(run, tmp_path):
     write_table(tmp_path / "mine.npz", {"space": "bits"}, {"d/test@3": np.zeros(4)})
     with pytest.raises(UsageError, match="is a table of 'bits', expected a finite space of this package"):
         run("data", "statistics", tmp_path / "mine.npz", "--dataset", "d", "--epochs", 3)
+
+
+def test_statistics_of_which_columns(run, tmp_path):
+    scores = np.random.default_rng(0).random((15625, 2))
+    columns = {f"{name}/{split}@{epochs}": scores for name, epochs in (("a", 2), ("b", 3), ("b", 10))
+               for split in ("test", "valid")}  # fmt: skip
+    path = write_table(tmp_path / "mine.npz", {"space": "nasbench201"}, columns).path
+    for wrong in ([], ["--dataset", "c"], ["--dataset", "a", "--epochs", 3]):
+        with pytest.raises(UsageError, match=r"expected one of a 2, b 3, b 10"):
+            run("data", "statistics", path, *wrong)
+    assert "two seeds" in run("data", "statistics", path, "--dataset", "b")

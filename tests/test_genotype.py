@@ -6,6 +6,7 @@ import yaml
 
 from lightning_nas.errors import RunFolderError, SpaceError, UsageError
 from lightning_nas.genotype import read_genotype
+from lightning_nas.nascli import expand_genotype
 from lightning_nas.spaces.config import make_space
 from lightning_nas.spaces.nasbench201 import NASBench201
 from tests.contract import TinySpace
@@ -81,13 +82,33 @@ def test_neither_file_nor_architecture():
 
 def test_images_are_those_the_search_trained_on(tmp_path):
     path = write(tmp_path / "genotype.json")
-    data = {"class_path": "some.Images", "init_args": {"folder": "pictures", "purpose": "search"}}
+    given = {"folder": "pictures", "purpose": "search", "num_train": 100, "batch_size": 7}
+    data = {"class_path": "some.Images", "init_args": given}
     live = {"class_path": "C", "init_args": {"benchmark": {"class_path": "L", "init_args": {"data": data}}}}
     table = {"class_path": "C", "init_args": {"benchmark": {"class_path": "T", "init_args": {"table": "t"}}}}
     for callbacks, expected in (([{"class_path": "D"}, live], "pictures"), ([table], None)):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
         images = read_genotype(str(path)).images
+        # All images, in batches of the recipe's own size.
         assert images == (expected and {**data, "init_args": {"folder": expected, "purpose": "evaluation"}})
     for text in ("{", "trainer: {}", "trainer: 3"):  # it is only a default
         (tmp_path / "config.yaml").write_text(text)
         assert read_genotype(str(path)).images is None
+
+
+def test_digits_keep_their_test_images(tmp_path):
+    path = write(tmp_path / "genotype.json")
+    data = {"class_path": "lightning_nas.datamodules.vision.DigitsDataModule", "init_args": {"num_train": 600}}
+    live = {"init_args": {"benchmark": {"init_args": {"data": data}}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [live]}}))
+    assert read_genotype(str(path)).images["init_args"] == {"num_train": 600, "purpose": "evaluation"}
+
+
+def test_without_its_folder_a_genotype_asks_for_its_images(tmp_path):
+    path = str(write(tmp_path / "genotype.json", benchmark={"data": {"data": "folder-1a2b"}}))
+    assert read_genotype(path).trained_on == "folder-1a2b"
+    with pytest.raises(UsageError, match=r"trained on the images 'folder-1a2b'.*--data"):
+        expand_genotype(["--genotype", path])
+    assert "--data" in expand_genotype(["--genotype", path, "--data", "DigitsDataModule"])
+    table = str(write(tmp_path / "table.json", benchmark={"dataset": "cifar10"}))
+    assert expand_genotype(["--genotype", table])[:2] == ["--config", "retrain"]

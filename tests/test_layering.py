@@ -36,6 +36,7 @@ ALLOWED = {
     **dict.fromkeys(REPORTING, CORE | REPORTING | {"search", "benchmarks"}),
     "table_statistics": CORE | {"benchmarks", "ledger"},
     "data_cli": CORE | {"benchmarks", "tables", "table_statistics", "ledger"},
+    "short_names": None,
     "tabulate_cli": None,
     "configs": set(),
     "configurations": LEAVES,

@@ -61,11 +61,11 @@ def test_range_and_noise(measured):
 
 
 def test_isomorphic_and_disconnected_architectures_are_left_out(measured, monkeypatch):
-    statistics, *_ = measured
+    table = measured[0].table
     monkeypatch.setattr(TinySpace, "canonical", lambda self, arch: (0, *arch[1:]))
-    assert statistics.chosen.tolist() == list(range(27))
+    assert TableStatistics(table, TinySpace(), "toy", 9).chosen.tolist() == list(range(27))
     monkeypatch.setattr(TinySpace, "connected", np.arange(81) % 2 == 0, raising=False)
-    assert statistics.chosen.tolist() == list(range(0, 27, 2))
+    assert TableStatistics(table, TinySpace(), "toy", 9).chosen.tolist() == list(range(0, 27, 2))
 
 
 def test_tables_without_single_seeds_or_of_another_space_are_refused(measured, tmp_path):

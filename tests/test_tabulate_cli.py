@@ -45,12 +45,14 @@ def tabulate(tmp_path, monkeypatch, capsys):
 def test_parts_and_the_one_that_assembles(tabulate, tmp_path):
     first = tabulate("--part", "2/2")
     assert "9 architectures, 6 of them distinct, 1 seeds each; 0 of 3 shards are there" in first
-    assert "1 of 1 shards, 2 of 2 architectures" in first
+    assert "1 of 1 shards, 2 of 2 architectures, ETA 0:00:00" in first
     assert "2 shards are left to other parts" in first
     assert [path.name for path in (tmp_path / "widths.shards").iterdir()] == ["1.npz"]
     second = tabulate("--licence", "mine")
     assert "1 of 3 shards are there" in second
     assert re.search(r"widths\.npz: 9 architectures", second)
+    assert not (tmp_path / "widths.shards").exists()
+    assert "widths.npz: is there already" in tabulate()
     assert not (tmp_path / "widths.shards").exists()
     table = read_table(tmp_path / "widths.npz")
     assert table.meta["licence"] == "mine"

@@ -6,6 +6,7 @@ interrupted tabulation goes on, shards can be copied together from several machi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from lightning_nas.benchmarks.live import LiveBenchmark
 from lightning_nas.benchmarks.store import Result
-from lightning_nas.benchmarks.table import Table, write_table
+from lightning_nas.benchmarks.table import Table, read_table, write_table
 from lightning_nas.errors import BenchmarkDataError, UsageError
 from lightning_nas.files import opened_npz, write_atomically
 from lightning_nas.spaces.base import FiniteSpace
@@ -53,7 +54,7 @@ class Tabulation:
     def members(self) -> np.ndarray:
         """Index of the architecture that is trained for each member of the space, ``(N,)``."""
         space: FiniteSpace[Any] = self.benchmark.space  # type: ignore[assignment]  # checked above
-        return np.array([space.index(space.canonical(arch)) for arch in space])
+        return space.representatives.numpy()
 
     @cached_property
     def distinct(self) -> np.ndarray:
@@ -73,12 +74,21 @@ class Tabulation:
         """Indices of a shard's architectures in the space."""
         return np.array_split(self.distinct, self.num_shards)[shard]
 
+    @property
+    def finished(self) -> bool:
+        """Whether the table is there; refuses another one of the same name."""
+        if not self.output.is_file():
+            return False
+        if read_table(self.output).meta.get("made_by") != self.benchmark.identity():
+            raise BenchmarkDataError(
+                f"{self.output}: holds another table (data, network, recipe or seeds differ); choose another --output, "
+                "or move it away"
+            )
+        return True
+
     def missing(self) -> list[int]:
         """Shards that are not there yet; refuses to go on where others were made differently."""
-        here = [shard for shard in range(self.num_shards) if self.path(shard).is_file()]
-        for shard in here:
-            self._read(shard)
-        return [shard for shard in range(self.num_shards) if shard not in here]
+        return [shard for shard in range(self.num_shards) if not self._is_there(shard)]
 
     def evaluate(self, shard: int) -> None:
         """Train a shard's architectures and write it.
@@ -94,7 +104,7 @@ class Tabulation:
             raise BenchmarkDataError(
                 f"tabulate: {len(failed)} of the {len(found)} architectures of shard {shard} could not be trained, the "
                 f"first is {failed[0].key.architecture} ({failed[0].error}); mend the reason and repeat the command "
-                "with '--benchmark.retry_failed true'"
+                "with '--benchmark.retry_failed true', or begin again with a recipe by which all can be trained"
             )
         with write_atomically(self.path(shard), "wb") as file:
             columns = {"identity": _json(self.benchmark.identity()), "index": indices, **_columns(found)}
@@ -118,11 +128,22 @@ class Tabulation:
             # An epoch takes as long as any other; the test at the end counts as a part of them.
             columns[f"{data}/cost@{epoch}"] = (joined["cost"] * (epoch / epochs)).round(4)
         columns[f"{data}/test@{epochs}"] = joined["test"]
-        return write_table(self.output, {"space": self.benchmark.space.name, **meta, "made_by": identity}, columns)
+        digest = hashlib.md5()  # a search refuses to go on when the numbers are others
+        for name in sorted(columns):
+            digest.update(name.encode() + np.ascontiguousarray(columns[name]).tobytes())
+        about = {"space": self.benchmark.space.name, **meta, "made_by": identity, "md5": digest.hexdigest()}
+        return write_table(self.output, about, columns)
 
     def remove_shards(self) -> None:
         """Delete the shards of an assembled table."""
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # another part may be at it
+
+    def _is_there(self, shard: int) -> bool:
+        try:
+            self._read(shard)
+        except FileNotFoundError:  # not yet, or no longer
+            return False
+        return True
 
     def _read(self, shard: int) -> dict[str, np.ndarray]:
         path = self.path(shard)

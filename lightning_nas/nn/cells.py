@@ -92,7 +92,7 @@ class StagedNetwork(nn.Module):
     def _classify(self, features: Tensor) -> Tensor:
         features = self.last_activation(features)
         # The gradient of a mean would be laid out as (B, C, H, W) whatever the features are, which slows a CPU down.
-        pooled = features.sum(dim=(2, 3)) / features[0, 0].numel()
+        pooled = features.sum(dim=(2, 3)) / (features.shape[2] * features.shape[3])
         return self.classifier(pooled)  # type: ignore[no-any-return]
 
     def with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:

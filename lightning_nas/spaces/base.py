@@ -129,6 +129,11 @@ class FiniteSpace(SearchSpace[A], Sequence[A]):
         """The representative of all architectures that compute the same function (default: itself)."""
         return arch
 
+    @cached_property
+    def representatives(self) -> LongTensor:
+        """Index of every member's canonical architecture, ``(N,)``."""
+        return torch.tensor([self.index(self.canonical(arch)) for arch in self])  # type: ignore[return-value]
+
     def all_graphs(self) -> CellGraph:
         """Graphs of all members in order, shapes ``(N, V)`` and ``(N, V, V)``."""
         ops, adjacency = zip(*(self.graph(arch) for arch in self), strict=True)

@@ -157,10 +157,15 @@ class NASBench201(CategoricalSpace):
         routes = [(self.codes[:, list(route)] != OPERATIONS.index("none")).all(dim=1) for route in _ROUTES]
         return torch.stack(routes).any(dim=0)  # type: ignore[return-value]
 
+    @cached_property
+    def representatives(self) -> LongTensor:
+        """Index of the first cell, in official order, that computes the same function, ``(N,)``."""
+        classes, first = self._classes
+        return first[classes]  # type: ignore[return-value]
+
     def canonical(self, arch: Codes) -> Codes:
         """The first cell, in official order, that computes the same function."""
-        classes, representatives = self._classes
-        return self[int(representatives[classes[self.index(arch)]])]
+        return self[int(self.representatives[self.index(arch)])]
 
     def path_encoding(self, codes: Tensor) -> Tensor:
         """Which of the 155 possible operation sequences from input to output a cell has (BANANAS, arXiv 1910.11858).

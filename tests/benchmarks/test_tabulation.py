@@ -70,10 +70,30 @@ def test_a_tabular_benchmark_reads_it(tabulation):
 def test_what_is_there_is_not_trained_again(tabulation, monkeypatch):
     work = tabulation()
     work.evaluate(1)
-    again = tabulation()
-    assert again.missing() == [0, 2]
-    monkeypatch.setattr(again.benchmark, "results", lambda archs: pytest.fail("trained again"))
-    assert again.missing() == [0, 2]
+    again, trained = tabulation(), []
+    results = again.benchmark.results
+    monkeypatch.setattr(again.benchmark, "results", lambda archs: trained.extend(archs) or results(archs))
+    for shard in again.missing():
+        again.evaluate(shard)
+    space = again.benchmark.space
+    expected = {space.index(arch) for arch in trained} | {*again.indices(1).tolist()}
+    assert len(trained) == 4
+    assert expected == {*again.distinct.tolist()}
+
+
+def test_a_finished_table_is_known_and_another_is_refused(tabulation):
+    work = tabulation()
+    assert not work.finished
+    for shard in work.missing():
+        work.evaluate(shard)
+    first = work.assemble({}).meta["md5"]
+    work.remove_shards()
+    work.remove_shards()  # by another part
+    assert work.finished
+    assert tabulation().finished
+    assert len(first) == 32
+    with pytest.raises(BenchmarkDataError, match=r"t\.npz: holds another table"):
+        _ = tabulation(recipe=TrainingRecipe(epochs=1)).finished
 
 
 def test_shards_of_another_benchmark_or_number_are_refused(tabulation):

@@ -263,3 +263,10 @@ def test_a_part_without_class_folders_is_refused(tmp_path):
 def test_a_size_of_nothing_is_refused(flat):
     with pytest.raises(UsageError, match="image_size=0"):
         make(flat, image_size=0)
+
+
+def test_files_that_are_no_images_are_named(flat, caplog):
+    for name in ("a.heic", "b.heic", "notes.txt", ".hidden.heic"):
+        (flat / "bee" / name).touch()
+    with pytest.warns(UserWarning, match=r"3 files are no images that can be read \(.heic, .txt\) and are left out"):
+        ready(flat)

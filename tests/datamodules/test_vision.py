@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -103,6 +104,33 @@ def test_identity_knows_the_augmentation():
     assert all(one != other for i, one in enumerate(found) for other in found[:i])
 
 
+class Brighter(torch.nn.Module):
+    """Says nothing of its arguments."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, images):
+        return (images + self.by).clamp(max=1)
+
+
+def test_identity_knows_arguments_that_a_module_does_not_show():
+    steps = [Brighter(0.1), Brighter(0.2), torch.nn.Sequential(Brighter(0.1)), torch.nn.Sequential(Brighter(0.2))]
+    assert repr(steps[0]) == repr(steps[1])
+    assert len({str(DigitsDataModule(augment=step).identity()) for step in steps}) == 4
+
+
+@pytest.mark.parametrize("step", [lambda images: images, partial(torch.clamp, max=0.5)])
+def test_augmentations_without_a_name_are_refused(step):
+    with pytest.raises(UsageError, match="no name that tells it from others"):
+        DigitsDataModule(augment=step).identity()
+
+
+def noisy(images):
+    return (images + 0.1 * torch.rand(images.shape)).clamp(max=1)
+
+
 def test_a_batch_size_of_nothing_is_refused():
     with pytest.raises(UsageError, match="DigitsDataModule: got batch_size=0"):
         DigitsDataModule(batch_size=0)
@@ -172,13 +200,37 @@ def inverted(images):
     return 1 - images
 
 
-def fit(data, tmp_path):
+def fit(data, tmp_path, max_epochs=1, ckpt_path=None):
     probe = Probe()
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, max_epochs=1, num_sanity_val_steps=0, **quiet)
-    trainer.fit(probe, datamodule=data)
+    trainer = Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, max_epochs=max_epochs, num_sanity_val_steps=0, **quiet
+    )
+    trainer.fit(probe, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
     trainer.test(probe, datamodule=data, verbose=False)
     return probe.seen
+
+
+def test_an_interrupted_training_sees_the_same_augmented_images(tmp_path):
+    def seen(*arguments):
+        batches = fit(Greys(augment=noisy, num_valid=10, batch_size=7), tmp_path, *arguments)
+        return [images for images, _ in batches["train"]]
+
+    whole, first = seen(2), seen(1)
+    torch.manual_seed(99)  # whatever was drawn meanwhile
+    rest = seen(2, tmp_path / "last.ckpt")
+    assert len(first) == len(rest) == len(whole) // 2
+    for ours, theirs in zip([*first, *rest], whole, strict=True):
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(whole[0].sort(dim=0).values, whole[len(first)].sort(dim=0).values)
+
+
+def test_a_last_training_batch_of_one_image_is_left_out():
+    for size, expected in ((29, [29]), (28, [28, 2])):
+        data = Greys(num_valid=10, batch_size=size)
+        data.setup("fit")
+        assert [len(labels) for _, labels in data.train_dataloader()] == expected
 
 
 def test_lightning_augments_in_training_alone_and_normalises_everywhere(tmp_path):

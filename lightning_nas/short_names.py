@@ -1,0 +1,23 @@
+"""Whatever is imported here can be called by its class name alone, in YAML and on the command line."""
+
+import lightning_nas.benchmarks.live
+import lightning_nas.benchmarks.tabular
+import lightning_nas.benchmarks.workers_dask
+import lightning_nas.benchmarks.workers_slurm
+import lightning_nas.callbacks.ledger
+import lightning_nas.callbacks.projector
+import lightning_nas.callbacks.search
+import lightning_nas.callbacks.validity
+import lightning_nas.datamodules.cells
+import lightning_nas.datamodules.cifar
+import lightning_nas.datamodules.image_folder
+import lightning_nas.datamodules.imagenet16
+import lightning_nas.datamodules.npz_images
+import lightning_nas.datamodules.torch_images
+import lightning_nas.datamodules.vision
+import lightning_nas.modules.arch2vec
+import lightning_nas.modules.classifier
+import lightning_nas.search.evolution
+import lightning_nas.search.local
+import lightning_nas.search.random
+import lightning_nas.spaces.nasbench201  # noqa: F401
