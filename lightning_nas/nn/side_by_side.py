@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from lightning_nas.nn.drop_path import DropPath
 
 _TOLERANCE = 1e-3
 
@@ -17,7 +21,7 @@ class SideBySide(nn.Module):
     Convolutions become one convolution with S times the groups, batch normalisations one over S times the channels:
     on a CPU, three networks of 8 channels take about half the time they take one after the other. The sum of S losses
     gives every network its own gradient. Networks for which this is not the same function (they mix channels in
-    another way, or have other layers with weights) are called one after the other.
+    another way, have other layers with weights, or drop paths) are called one after the other.
 
     Args:
         networks: S networks with equal layers; they are copied.
@@ -36,8 +40,7 @@ class SideBySide(nn.Module):
     def __init__(self, networks: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.size = len(networks)
-        wide = _merge(networks) if self.size > 1 else None
-        self.wide = wide if wide is not None and self._agree(wide, networks, image_shape) else None
+        self.wide = _merge(networks) if self.size > 1 and self._can_merge(networks, image_shape) else None
         self.networks = nn.ModuleList(() if self.merged else map(copy.deepcopy, networks))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
 
@@ -57,23 +60,27 @@ class SideBySide(nn.Module):
         return scores.reshape(len(scores), self.size, -1).transpose(0, 1)
 
     @torch.no_grad()
-    def _agree(self, wide: nn.Module, networks: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> bool:
-        """Whether the wide network computes what the single ones do, in evaluation mode."""
-        weight = next(networks[0].parameters())
-        # Two images of a fixed pattern: random numbers would use up the caller's.
-        images = torch.linspace(-1, 1, self.size * 2 * weight.new_empty(image_shape).numel()).cos()
-        images = images.to(weight).view(self.size, 2, *image_shape)
-        modes = [network.training for network in networks]
-        try:
-            apart = torch.stack([network.eval()(x) for network, x in zip(networks, images, strict=True)])
-            together = self._separate(wide.eval()(images.transpose(0, 1).flatten(1, 2)))
-        except (RuntimeError, ValueError, IndexError):  # shapes that no longer fit
+    def _can_merge(self, networks: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> bool:
+        """Whether a wide network computes what the single ones do, in training and afterwards.
+
+        Copies with other weights are compared: a last layer of zeros makes any two functions equal.
+        """
+        alone = [_exemplar(network, seed) for seed, network in enumerate(networks)]
+        wide = _merge(alone)
+        if wide is None:
             return False
-        finally:
-            for network, training in zip(networks, modes, strict=True):
-                network.train(training)
-            wide.train(modes[0])
-        return torch.allclose(apart, together, rtol=_TOLERANCE, atol=_TOLERANCE * float(apart.abs().max()))
+        generator = torch.Generator().manual_seed(0)  # the caller's random numbers are not ours to use up
+        images = torch.randn(self.size, 4, *image_shape, generator=generator).to(next(wide.parameters()))
+        with torch.random.fork_rng(devices=[]):
+            for training in (True, False):
+                try:
+                    apart = torch.stack([net.train(training)(x) for net, x in zip(alone, images, strict=True)])
+                    together = self._separate(wide.train(training)(images.transpose(0, 1).flatten(1, 2)))
+                except (RuntimeError, ValueError, IndexError):  # shapes that no longer fit
+                    return False
+                if not torch.allclose(apart, together, rtol=_TOLERANCE, atol=_TOLERANCE * float(apart.abs().max())):
+                    return False
+        return True
 
 
 class StackedLinear(nn.Module):
@@ -98,6 +105,23 @@ class StackedLinear(nn.Module):
         return scores.transpose(0, 1).flatten(1)
 
 
+@torch.no_grad()
+def _exemplar(network: nn.Module, seed: int) -> nn.Module:
+    """A copy with weights and statistics drawn from a seed, none of them zero, and without dropout."""
+    exemplar, generator = copy.deepcopy(network), torch.Generator().manual_seed(seed)
+    for tensor in (*exemplar.parameters(), *exemplar.buffers()):
+        if tensor.is_floating_point():
+            if tensor.dim() > 1:  # the layer's outputs are about as large as its inputs
+                numbers = torch.randn(tensor.shape, generator=generator) * math.sqrt(2 / tensor[0].numel())
+            else:  # scales, shifts and statistics of batch normalisation
+                numbers = torch.rand(tensor.shape, generator=generator) + 0.5
+            tensor.copy_(numbers)
+    for layer in exemplar.modules():
+        if isinstance(layer, _DropoutNd):  # draws for every network, side by side as well as alone
+            layer.p = 0.0
+    return exemplar
+
+
 def _merge(networks: Sequence[nn.Module]) -> nn.Module | None:
     """The wide network, or None when a layer has no wide counterpart."""
     wide = copy.deepcopy(networks[0])
@@ -108,8 +132,8 @@ def _merge(networks: Sequence[nn.Module]) -> nn.Module | None:
             if not name:
                 return replacement
             wide.set_submodule(name, replacement)
-        elif _has_own_state(layer):
-            return None
+        elif _has_own_state(layer) or (isinstance(layer, DropPath) and layer.probability > 0):
+            return None  # as for dropped paths: one draw would be that of all networks
     return wide
 
 

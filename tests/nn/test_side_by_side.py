@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_nas.nn.drop_path import DropPath, set_drop_path
 from lightning_nas.nn.side_by_side import SideBySide, StackedLinear
 from lightning_nas.spaces.nasbench201 import NASBench201
 
@@ -47,14 +48,41 @@ def other_layers():
     return nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
 
 
-def squared_gradients(network):
-    """Sum over all weights; a branch that nothing comes after has no gradients."""
-    return sum(p.grad.square().sum() for p in network.parameters() if p.grad is not None)
+class StartsAtZero(Concatenates):
+    """All its scores are equal at first, merged or not."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+
+class NormalisesAllAtOnce(nn.Module):
+    """Is another function side by side in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(2, 5, 1)
+
+    def forward(self, x):
+        return self.head(x / x.square().mean() if self.training else x).mean(dim=(2, 3))
+
+
+def gradients_of_every_network(together, name):
+    """Of one weight; None for a branch that nothing comes after."""
+    if not together.merged:
+        return [network.get_parameter(name).grad for network in together.networks]
+    gradient = together.wide.get_parameter(name).grad
+    return [None] * together.size if gradient is None else gradient.chunk(together.size)
 
 
 @pytest.mark.parametrize(
-    ("build", "merged"), [(cell, True), (plain, True), (Concatenates, False), (other_layers, False)]
-)
+    ("build", "merged"),
+    [
+        (cell, True), (plain, True), (Concatenates, False), (StartsAtZero, False), (NormalisesAllAtOnce, False),
+        (other_layers, False),
+    ],
+)  # fmt: skip
 def test_scores_and_gradients_are_those_of_the_networks_alone(build, merged):
     alone = networks(build)
     together = SideBySide(alone, SHAPE)
@@ -65,8 +93,13 @@ def test_scores_and_gradients_are_those_of_the_networks_alone(build, merged):
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
     expected.square().mean(dim=(1, 2)).sum().backward()
     scores.square().mean(dim=(1, 2)).sum().backward()
-    theirs, ours = sum(map(squared_gradients, alone)), squared_gradients(together)
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+    for name, _ in alone[0].named_parameters():
+        for network, ours in zip(alone, gradients_of_every_network(together, name), strict=True):
+            theirs = network.get_parameter(name).grad
+            if theirs is None:
+                assert ours is None, name
+            else:
+                torch.testing.assert_close(ours.view_as(theirs), theirs, rtol=1e-3, atol=1e-6, msg=name)
     # Running statistics of batch normalisation have moved alike, too.
     expected = torch.stack([network.eval()(x) for network, x in zip(alone, images, strict=True)])
     torch.testing.assert_close(together.eval()(images), expected, rtol=1e-4, atol=1e-5)
@@ -92,6 +125,17 @@ def test_the_given_networks_their_modes_and_random_numbers_stay_as_they_are():
     for network, saved in zip(alone, before, strict=True):
         assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
         assert all(p.grad is None for p in network.parameters())
+
+
+def test_dropout_does_not_keep_networks_apart_but_dropped_paths_do():
+    def build():
+        return nn.Sequential(plain(), nn.Dropout(0.5), DropPath())
+
+    assert SideBySide(networks(build), SHAPE).merged
+    dropping = networks(build)
+    for network in dropping:
+        set_drop_path(network, 0.1)
+    assert not SideBySide(dropping, SHAPE).merged  # an image's path would be dropped for all networks or none
 
 
 def test_networks_differ_and_do_not_see_each_other():
