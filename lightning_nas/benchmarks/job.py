@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class TrainingJob:
         keys = [key._replace(seed=seed) for seed in self._seeds(key)]
         try:
             results = self._train(keys)
-        except Exception as error:  # whatever a candidate does wrong must not end the search
+        except (Exception, SystemExit) as error:  # whatever a candidate does wrong must not end the search
             results = [Result(k, error=f"{type(error).__name__}: {error}") for k in keys]
         if self.store is not None:
             self.store.put(*results)
@@ -68,12 +69,13 @@ class TrainingJob:
 
     def _train(self, keys: Sequence[ResultKey]) -> list[Result]:
         first = keys[0]
-        with torch.random.fork_rng(devices=[]):
+        device, file = torch.device(self.device), self._file(first)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             networks = [self._build(key) for key in keys]
             params, flops = count_parameters(networks[0]), count_flops(networks[0], _shape(self.data))
-            training = Training(networks, self.data.to(torch.device(self.device)), self.recipe, self._seeds(first))
-            file = self._file(first)
-            self._continue(training, file, first.epochs)
+            data = self.data if self.device == "cpu" else _uploaded(self.data, device)
+            begin = partial(Training, networks, data, self.recipe, self._seeds(first))
+            training = self._continued(begin, file, first.epochs) or begin()
             training.run(first.epochs)
             trained = training.results()
             self._keep(training, file)
@@ -92,16 +94,19 @@ class TrainingJob:
         name = "|".join(map(str, (*key._replace(epochs=0), self.num_seeds)))
         return self.unfinished / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.pt"
 
-    def _continue(self, training: Training, file: Path | None, epochs: int) -> None:
+    def _continued(self, begin: Callable[[], Training], file: Path | None, epochs: int) -> Training | None:
         if file is None or not file.is_file():
-            return
+            return None
         try:
-            state = torch.load(file, map_location=self.device, weights_only=True)
-        except Exception as error:  # damaged: the training starts again
-            _log.warning("%s: cannot be read (%s), training starts again", file, error)
-            return
-        if len(state["curve"]) <= epochs:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            if len(state["curve"]) > epochs:
+                return None
+            training = begin()
             training.load_state_dict(state)
+        except Exception as error:  # damaged, or another network's: the training starts again
+            _log.warning("%s: cannot be read (%s), training starts again", file, error)
+            return None
+        return training
 
     def _keep(self, training: Training, file: Path | None) -> None:
         if file is None:
@@ -111,6 +116,12 @@ class TrainingJob:
             return
         with write_atomically(file, "wb") as target:
             torch.save(training.state_dict(), target)
+
+
+@lru_cache(maxsize=1)
+def _uploaded(data: TrainingData, device: torch.device) -> TrainingData:
+    """The images on a GPU: for all trainings of a process, not once for each."""
+    return data.to(device)
 
 
 def _shape(data: TrainingData) -> tuple[int, int, int]:

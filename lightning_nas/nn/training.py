@@ -38,7 +38,8 @@ class TrainingRecipe:
         shift: Pixels by which training images are moved at random in both directions, zeros coming in: a random crop
             after padding.
         test_shift: Test accuracy is the mean over all ``(2 * test_shift + 1)**2`` moved copies of the images, which
-            tells good networks apart; 0 for the images as they are. Validation accuracy always is of these.
+            tells good networks apart; 0 for the images as they are. Validation accuracy always is
+            of the images as they are.
     """
 
     # Chosen on the digits; benchmarks/tables/README.md has the trials.
@@ -60,7 +61,7 @@ class TrainingRecipe:
                 raise UsageError(f"got {name}={getattr(self, name)!r}, expected one of {', '.join(known)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal when the same: tensors have no single truth
 class TrainingData:
     """Images to train, select and report on, and what makes a network's input of their pixels.
 
@@ -72,6 +73,9 @@ class TrainingData:
         std: Standard deviation of the pixels of every channel.
         max_pixel: The brightest pixel.
         augmentation: What changes a batch of training images, floats in 0 … 1, one after another.
+
+    Raises:
+        UsageError: A split is empty.
     """
 
     train: LabelledImages
@@ -81,6 +85,14 @@ class TrainingData:
     std: tuple[float, ...]
     max_pixel: int = 255
     augmentation: Sequence[Callable[[Tensor], Tensor]] = ()
+
+    def __post_init__(self) -> None:
+        empty = [name for name in ("train", "valid", "test") if not len(getattr(self, name).labels)]
+        if empty:  # the accuracy of no images is NaN, after a whole training
+            raise UsageError(
+                f"TrainingData: got no images in {' and '.join(empty)}, expected some to train on, to select by "
+                "and to report on; hold some out, for example with purpose='search'"
+            )
 
     def to(self, device: torch.device) -> TrainingData:
         """The same images on another device."""
@@ -130,7 +142,6 @@ class Training:
             self.network.parameters(), recipe.learning_rate, recipe.momentum, recipe.weight_decay
         )
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.windows = shifted_windows(images, recipe.shift)
         self.batch_size = min(recipe.batch_size, len(images))
         self.steps = len(images) // self.batch_size
         self.curve: list[Tensor] = []
@@ -177,7 +188,8 @@ class Training:
         for step in range(steps):  # order (steps, S, B), moves (steps, S, 2, B)
             index, down, right = order[step], moves[step, :, 0], moves[step, :, 1]
             targets = labels[index]
-            scores = self.network(self._input(self.windows[index, :, down, right], training=True))
+            pixels = moved(self.data.train.images[index.flatten()], recipe.shift, down.flatten(), right.flatten())
+            scores = self.network(self._input(pixels.view(*index.shape, *pixels.shape[1:]), training=True))
             losses = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
             torch.autograd.backward(losses.sum())
             progress = (self.epoch * steps + step) / (recipe.epochs * steps)
@@ -204,15 +216,15 @@ class Training:
     def _accuracy(self, split: LabelledImages, shift: int) -> Tensor:
         """Share of right answers of every network in percent, mean over all moved copies, ``(S,)`` float64."""
         self.network.eval()
-        windows = shifted_windows(split.images, shift)
-        right = torch.zeros(len(self.generators), dtype=torch.float64, device=self.device)
-        for rows, labels in zip(*(torch.split(x, _EVALUATION_BATCH) for x in (windows, split.labels)), strict=True):
-            for down in range(windows.shape[2]):
-                for across in range(windows.shape[3]):
-                    images = self._input(rows[:, :, down, across])
+        right, moves = torch.zeros(len(self.generators), dtype=torch.float64, device=self.device), 2 * shift + 1
+        for rows, labels in zip(*(torch.split(part, _EVALUATION_BATCH) for part in split), strict=True):
+            windows = shifted_windows(rows, shift)
+            for down in range(moves):
+                for across in range(moves):
+                    images = self._input(windows[:, :, down, across])
                     scores = self.network(images.expand(len(right), *images.shape))
                     right += (scores.argmax(dim=-1) == labels).sum(dim=1)
-        return (100 * right / (len(split.labels) * windows.shape[2] * windows.shape[3])).cpu()
+        return (100 * right / (len(split.labels) * moves**2)).cpu()
 
     def _clock(self) -> float:
         if self.device.type == "cpu":
@@ -222,6 +234,7 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the training goes on; primitives and tensors only."""
+        on_gpu = {"device_generator": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -229,16 +242,24 @@ class Training:
             "global_generator": torch.get_rng_state(),
             "curve": self.curve,
             "seconds": self.seconds,
+            **on_gpu,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`, torch's global generator included."""
+        """The inverse of :meth:`state_dict`, torch's global generators included.
+
+        Args:
+            state: With tensors on the CPU, wherever the training takes place: the generators' states belong there, and
+                weights are copied to where they are needed.
+        """
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         for generator, saved in zip(self.generators, state["generators"], strict=True):
             generator.set_state(saved)
-        torch.set_rng_state(state["global_generator"])
         self.curve, self.seconds = list(state["curve"]), state["seconds"]
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["device_generator"], self.device)
+        torch.set_rng_state(state["global_generator"])  # last: when something is amiss, it is as it was
 
 
 class NesterovSGD:
@@ -331,8 +352,19 @@ def constant(progress: float) -> float:
     return 1.0
 
 
+# Looked up by name, unlike all else here: a recipe is primitives, since it is part of every result's key.
 SCHEDULES = {"one_cycle": one_cycle, "cosine": cosine, "constant": constant}
 OPTIMIZERS: dict[str, type[NesterovSGD | AdamW]] = {"sgd": NesterovSGD, "adamw": AdamW}
+
+
+def moved(images: Tensor, shift: int, down: Tensor, right: Tensor) -> Tensor:
+    """Every image seen from an offset of its own; ``shift`` is none.
+
+    Shapes:
+        ``(N, C, H, W)``, offsets ``(N,)`` in 0 … 2 * shift -> ``(N, C, H, W)``.
+    """
+    # Of a batch and not of all images: these may lie in a file that is larger than the memory.
+    return shifted_windows(images, shift)[torch.arange(len(images), device=images.device), :, down, right]
 
 
 def shifted_windows(images: Tensor, shift: int) -> Tensor:

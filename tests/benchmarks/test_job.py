@@ -87,6 +87,59 @@ def test_a_damaged_unfinished_training_starts_again(images, tmp_path, caplog):
     assert f"{file}: cannot be read" in caplog.text
 
 
+def test_an_unfinished_training_of_another_network_starts_again(images, tmp_path, caplog):
+    job = TrainingJob(SPACE, SIZES, images, RECIPE, unfinished=tmp_path)
+    job.run(key(2))
+    (file,) = tmp_path.iterdir()
+    state = torch.load(file, weights_only=True)
+    state["generators"] *= 2  # found out when the weights are loaded already
+    torch.save(state, file)
+    assert outcomes(job.run(key(4))) == outcomes(TrainingJob(SPACE, SIZES, images, RECIPE).run(key(4)))
+    assert f"{file}: cannot be read" in caplog.text
+
+
+def test_what_is_continued_is_read_to_the_cpu(images, tmp_path, monkeypatch):
+    """States of generators may lie nowhere else, also when training takes place on a GPU."""
+    job = TrainingJob(SPACE, SIZES, images, RECIPE, unfinished=tmp_path, device="cpu:0")
+    job.run(key(1))
+    (file,) = tmp_path.iterdir()
+    state = torch.load(file, weights_only=True)
+    assert {t.device.type for t in (state["global_generator"], *state["generators"], *state["curve"])} == {"cpu"}
+    places = []
+
+    def load(*arguments, map_location, **options):
+        places.append(map_location)
+        return original(*arguments, map_location=map_location, **options)
+
+    original = torch.load
+    monkeypatch.setattr(torch, "load", load)
+    job.run(key(2))
+    assert places == ["cpu"]
+
+
+def test_images_go_to_a_device_once(images, monkeypatch):
+    devices = []
+
+    def to(self, device):
+        devices.append(str(device))
+        return self
+
+    monkeypatch.setattr(TrainingData, "to", to)
+    for device in ("cpu", "cpu:0", "cpu:0"):
+        job = TrainingJob(SPACE, SIZES, images, RECIPE, device=device)
+        assert job.run(key(1))[0].error is None
+    assert devices == ["cpu:0"]
+
+
+def test_a_candidate_that_exits_has_failed(images):
+    class Exits(NASBench201):
+        def build(self, arch, **network):
+            raise SystemExit(3)
+
+    (result,) = TrainingJob(Exits(), SIZES, images, RECIPE).run(key())
+    assert result.error == "SystemExit: 3"
+
+
 def test_a_failure_is_a_result_of_every_seed(images, tmp_path):
     store = ResultStore(tmp_path / "r.sqlite")
     results = TrainingJob(SPACE, SIZES | {"groups": 3}, images, RECIPE, num_seeds=2, store=store).run(key())

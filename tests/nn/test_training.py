@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lightning_nas.nn.training import (
     TrainingRecipe,
     constant,
     cosine,
+    moved,
     one_cycle,
     shifted_windows,
 )
@@ -67,12 +69,25 @@ def test_learns_and_repeats_exactly():
 
 def test_seeds_side_by_side_are_those_alone():
     together = trained(QUICK, seeds=[3, 4])
-    for seed, result in zip([3, 4], together, strict=True):
-        (alone,) = trained(QUICK, seeds=[seed])
-        # Sums in another order: equal but for images that lie on the edge between two classes.
-        assert alone.curve == pytest.approx(result.curve, abs=2 * 100 / 40)
-        assert alone.test == pytest.approx(result.test, abs=3 * 100 / 30)
     assert together[0].curve != together[1].curve
+    images = TrainingData(*(in_float64(split) for split in (data().train, data().valid, data().test)), (0.0,), (1.0,))
+    recipe = replace(QUICK, shift=1)
+    wide = Training([fresh_network(seed).double() for seed in (3, 4)], images, recipe, [3, 4])
+    wide.run(2)
+    assert wide.network.merged
+    for place, seed in enumerate([3, 4]):
+        alone = Training([fresh_network(seed).double()], images, recipe, [seed])
+        alone.run(2)
+        assert alone.results()[0].curve == wide.results()[place].curve
+        for name, expected in alone.network.networks[0].state_dict().items():
+            ours = wide.network.wide.state_dict()[name]
+            if expected.dim():  # not the count of batches
+                ours = ours.chunk(2)[place].view_as(expected)
+            torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def in_float64(split):
+    return LabelledImages((split.images.double() - 100) / 60, split.labels)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -188,3 +203,34 @@ def test_windows_are_moved_copies():
     down = F.pad(images, (0, 0, 0, 1))[:, :, 1:]  # seen from one row further down
     assert torch.equal(windows[:, :, 2, 1], down)
     assert shifted_windows(images, 0).shape == (1, 2, 1, 1, 3, 3)
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_every_image_of_a_batch_moves_by_itself(shift):
+    images = torch.rand(5, 2, 4, 4)
+    down, right = torch.randint(2 * shift + 1, (2, 5))
+    windows = shifted_windows(images, shift)
+    expected = [windows[n, :, i, j] for n, (i, j) in enumerate(zip(down, right, strict=True))]
+    assert torch.equal(moved(images, shift, down, right), torch.stack(expected))
+
+
+def test_never_all_images_are_copied(monkeypatch):
+    counts = []
+
+    def pad(images, *arguments):
+        counts.append(len(images))
+        return original(images, *arguments)
+
+    original = F.pad
+    monkeypatch.setattr(F, "pad", pad)
+    everything = stripes(500, 0)
+    made = Training([fresh_network()], replace(data(), train=everything, test=everything), TrainingRecipe(), [0])
+    made.run(1)
+    made.results()
+    assert set(counts) == {50, 128, 500 % 128}
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_an_empty_split_is_refused(name):
+    with pytest.raises(UsageError, match=rf"no images in {name}, expected.*purpose='search'"):
+        replace(data(), **{name: stripes(0, 0)})
