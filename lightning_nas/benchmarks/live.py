@@ -37,7 +37,8 @@ class LiveBenchmark(Benchmark[A]):
 
     Every result is written at once to a SQLite store: a repeat is a look-up and a killed search loses only what was in
     training. A result depends on the architecture, the data, the network size, the recipe and the seed (and in its last
-    digits on the kind of processor), never on the workers or the order. In a finite space all architectures with the
+    digits on the kind of processor); on CPUs never on the workers or the order, on GPUs up to the last digits, so that
+    their results are kept apart. In a finite space all architectures with the
     same ``space.canonical`` (isomorphic cells) share one training: that of the canonical one, under whose notation it
     is stored. What a network is made of is known by the space's name alone: change ``name`` when ``build`` changes. A
     training that fails scores NaN, and its reason is stored and logged. A worker that dies (killed, out of memory) is
@@ -86,6 +87,7 @@ class LiveBenchmark(Benchmark[A]):
             "num_classes": data.num_classes, "in_channels": data.image_shape[0],
         }  # fmt: skip
         self.path = Path(store) if store else data_dir() / f"{data.identity()['data']}.sqlite"
+        self.path = self.path.expanduser().absolute()
         self.workers = workers if isinstance(workers, Workers) else LocalWorkers(workers)
         self.retry_failed = retry_failed
         self._store: ResultStore | None = None
@@ -93,13 +95,16 @@ class LiveBenchmark(Benchmark[A]):
         self._seen_failures: set[ResultKey] = set()
 
     def _details(self) -> dict[str, Any]:
+        kind = self.workers.device.partition(":")[0]
+        # CPUs go without saying, so that results from before there was a choice stay valid.
         return {
             "data": self.data.identity(), "network": self.network, "recipe": asdict(self.recipe),
             "num_seeds": self.num_seeds, "training_version": TRAINING_VERSION,
+            **({} if kind == "cpu" else {"device": kind}),
         }  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
-        """Space, data, network size, recipe, seed and epochs; neither the store nor the workers."""
+        """Space, data, network size, recipe, seed, epochs, and GPUs if any; neither the store nor the workers."""
         return {
             "benchmark": "live", "space": self.space.name, "epochs": self.epochs, "seed": self.seed, **self._details()
         }  # fmt: skip
@@ -108,7 +113,7 @@ class LiveBenchmark(Benchmark[A]):
         """Open the store, fetch the data and build one network; workers start when something is to be trained.
 
         Raises:
-            UsageError: A number is out of range.
+            UsageError: A number is out of range, or no images are held out to select by.
             SpaceError: The space cannot build networks of this size for these images.
             BenchmarkDataError: The store is damaged or something else.
             RunFolderError: The store cannot be written.
@@ -116,6 +121,11 @@ class LiveBenchmark(Benchmark[A]):
         """
         if self._store is not None:
             return
+        if self.data.purpose == "evaluation":  # there is nothing to select by
+            raise UsageError(
+                "LiveBenchmark: got data with purpose='evaluation', which leaves no images to select by; expected "
+                "purpose='search'"
+            )
         self.workers.prepare()
         self._check_network()
         self.data.prepare_data()
@@ -151,7 +161,8 @@ class LiveBenchmark(Benchmark[A]):
             EvaluationError: No worker can be had, or none can train.
         """
         scores = map(self._mean, self.results(archs, epochs))
-        return Evaluations(*(as_column(column) for column in zip(*scores, strict=True)))
+        columns = list(zip(*scores, strict=True)) or [(), (), ()]
+        return Evaluations(*map(as_column, columns))
 
     def results(self, archs: Sequence[A], epochs: int | None = None) -> list[list[Result]]:
         """All that is known of architectures after training them: what :meth:`evaluate` takes the means of.

@@ -86,7 +86,7 @@ class TrainingQueue:
             results = self._kept(key, training)
         except NASError as error:
             self._answer(key, error)
-        except Exception as error:  # not the architecture's fault: it is no result
+        except BaseException as error:  # not the architecture's fault: it is no result; somebody waits for an answer
             self._answer(key, _unfit(error))
         else:
             if results is None:
@@ -122,7 +122,7 @@ class TrainingQueue:
                 future.set_result(answer)
 
 
-def _unfit(error: Exception) -> EvaluationError:
+def _unfit(error: BaseException) -> EvaluationError:
     reason = str(error).strip() or type(error).__name__
     unfit = EvaluationError(
         f"the workers cannot train ({reason}); lightning-nas and the modules of the space and of the augmentation must "

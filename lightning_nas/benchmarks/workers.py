@@ -32,11 +32,13 @@ class Workers(ABC):
     """Trains architectures somewhere else, several at a time.
 
     Attributes:
+        device: Where trainings take place: ``cpu``, or a GPU such as ``cuda`` or ``cuda:0``.
         keeps_results: Whether the workers write to the store; otherwise results travel back and the caller writes them.
         deaths: What a training's future raises when its worker is lost. Any other error is no fault of the
             architecture.
     """
 
+    device: str = "cpu"
     keeps_results: bool = False
     deaths: tuple[type[BaseException], ...] = (WorkerLostError,)
 
@@ -125,12 +127,15 @@ def train(job: TrainingJob | Path, key: ResultKey) -> list[Result]:
     if isinstance(job, Path):
         job = read_job(job)
     with _alone:
-        threads = torch.get_num_threads()
+        threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+        deterministic = cudnn.deterministic
         torch.set_num_threads(1)
+        cudnn.deterministic = True
         try:
             return job.run(key)
         finally:
             torch.set_num_threads(threads)
+            cudnn.deterministic = deterministic
 
 
 @lru_cache(maxsize=1)

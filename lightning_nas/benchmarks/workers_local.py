@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
+from queue import LifoQueue
 from typing import Literal
 
 import torch
@@ -46,9 +46,10 @@ class LocalWorkers(Workers):
         gpus = 0 if device == "cpu" else torch.cuda.device_count()
         self.devices: Sequence[str] = [f"cuda:{i}" for i in range(gpus)] or ["cpu"]
         self.num_workers = (gpus or _num_cores()) if num_workers is None else num_workers
-        self._device = device
+        self.device = self.devices[0]
+        self._asked = device
         self._threads: ThreadPoolExecutor | None = None
-        self._idle: SimpleQueue[_Worker] | None = None
+        self._idle: LifoQueue[_Worker] | None = None
         self._stop: Callable[[], object] | None = None
 
     @property
@@ -60,12 +61,17 @@ class LocalWorkers(Workers):
         """Check the arguments."""
         if self.num_workers < 1:
             raise UsageError(f"LocalWorkers: got num_workers={self.num_workers}, expected at least 1")
-        if self._device == "cuda" and self.devices == ["cpu"]:
+        if self._asked == "cuda" and self.device == "cpu":
             raise UsageError("LocalWorkers: got device=cuda, but torch finds no GPU here; leave it out, or mend CUDA")
 
     def start(self, job: TrainingJob) -> None:
         """Start the first worker; the others start when they are needed."""
         folder = Path(tempfile.mkdtemp(prefix="lightning-nas-"))
+        try:
+            path = write_job(job, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         # A fork server imports torch once for all workers; a plain fork would copy locks that threads of ours hold.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
@@ -74,10 +80,9 @@ class LocalWorkers(Workers):
         begin = partial(
             ProcessPoolExecutor, 1, mp_context=context, initializer=_start_worker, initargs=(listener, folder)
         )
-        path = write_job(job, folder)
         crew = [_Worker(begin, path, self.devices[i % len(self.devices)]) for i in range(self.num_workers)]
-        self._idle = SimpleQueue()
-        for worker in crew:
+        self._idle = LifoQueue()  # who was busy last is next: those who are not needed never start
+        for worker in reversed(crew):
             self._idle.put(worker)
         # A thread waits for each worker's process: whose process died is known, and the other trainings go on.
         self._threads = ThreadPoolExecutor(self.num_workers, thread_name_prefix="local-worker")
@@ -131,7 +136,7 @@ class _Worker:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _train(idle: SimpleQueue[_Worker], key: ResultKey) -> list[Result]:
+def _train(idle: LifoQueue[_Worker], key: ResultKey) -> list[Result]:
     worker = idle.get()  # never waits: there are as many threads as workers
     try:
         return worker.run(key)

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,6 +136,8 @@ class SubmititExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit a job; cancelling its future cancels it, whether it has begun or not."""
+        if self._closed.is_set():
+            raise RuntimeError("cannot submit a job after shutdown")
         job = self._executor.submit(fn, *args, **kwargs)
         future: Future[Any] = Future()
         self._jobs[future] = job
@@ -159,13 +162,31 @@ def _watch(jobs: dict[Future[Any], Any], closed: threading.Event) -> None:
     while jobs or not closed.is_set():
         for future, job in list(jobs.items()):
             if future.cancelled():
-                job.cancel(check=False)
+                _cancel(job)
                 future.set_running_or_notify_cancel()
                 del jobs[future]
-            elif job.done():
-                _settle(future, job)
+            elif _ended(future, job):
                 del jobs[future]
         time.sleep(_POLL_SECONDS)
+
+
+def _ended(future: Future[Any], job: Any) -> bool:
+    """Whether a job has ended and its future with it; one that cannot be asked about ends with the reason."""
+    try:
+        if not job.done():
+            return False
+    except Exception as error:  # a disk that is gone, or Slurm itself
+        _cancel(job)
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
+    else:
+        _settle(future, job)
+    return True
+
+
+def _cancel(job: Any) -> None:
+    with suppress(Exception):  # without scancel, the job runs to its end unheard
+        job.cancel(check=False)
 
 
 def _settle(future: Future[Any], job: Any) -> None:
@@ -185,5 +206,5 @@ def _settle(future: Future[Any], job: Any) -> None:
 
 def _abandon(jobs: dict[Future[Any], Any], closed: threading.Event) -> None:
     closed.set()
-    for job in jobs.values():
-        job.cancel(check=False)
+    for job in list(jobs.values()):
+        _cancel(job)

@@ -22,6 +22,7 @@ RECIPE = TrainingRecipe(epochs=1, batch_size=8, learning_rate=0.1)
 class Stripes:
     """Four classes of images, told apart by the row that is bright."""
 
+    purpose = "search"
     num_classes = 4
     image_shape = (1, 8, 8)
     mean, std, max_pixel, augmentation = (0.0,), (1.0,), 255, ()

@@ -277,6 +277,24 @@ def test_the_store_is_named_after_the_data(tmp_path, monkeypatch):
     assert make(tmp_path, store=None).path == tmp_path / "stripes.sqlite"
 
 
+def test_the_store_may_be_in_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert make(tmp_path, store="~/x.sqlite").path == make(tmp_path, store="x.sqlite").path == tmp_path / "x.sqlite"
+
+
+def test_nothing_to_evaluate(make_live, no_workers):
+    no_workers()
+    assert [(len(column), column.dtype) for column in make_live().evaluate([])] == [(0, torch.float64)] * 3
+
+
+def test_without_images_to_select_by(make_live, monkeypatch):
+    bench = make_live()
+    monkeypatch.setattr(bench.data, "purpose", "evaluation", raising=False)
+    with pytest.raises(UsageError, match="expected purpose='search'"):
+        bench.prepare()
+
+
 def test_a_worker_imports_nothing_slow(tmp_path):
     """Lightning, or the compiler that torch.optim imports, would each cost every worker more than a training."""
     script = f"""

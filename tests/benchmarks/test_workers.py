@@ -1,5 +1,5 @@
 import pickle
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_nas.benchmarks.store import ResultStore
-from lightning_nas.benchmarks.workers import ExecutorWorkers, remote_job
+from lightning_nas.benchmarks.workers import ExecutorWorkers, remote_job, train
 from lightning_nas.benchmarks.workers_local import LocalWorkers
 from lightning_nas.errors import EvaluationError, UsageError
 from lightning_nas.nn.images import LabelledImages
@@ -51,6 +51,18 @@ def test_an_executor_that_breaks_ends_the_evaluation_and_blames_nobody(tmp_path,
         with pytest.raises(EvaluationError, match="take no more trainings"):
             bench.evaluate([CONV, SKIP])
     assert ResultStore(bench.path).count() == 0
+
+
+def test_an_executor_that_exits_ends_the_evaluation(make_live):
+    class Exits(Executor):
+        def submit(self, function, *args):
+            future = Future()
+            future.set_exception(SystemExit(1))
+            return future
+
+    bench = make_live(workers=ExecutorWorkers(Exits()))
+    with pytest.raises(EvaluationError, match="the workers cannot train"):
+        bench.submit(SKIP).result(20)
 
 
 def test_results_that_cannot_be_kept_are_an_error(make_live):
@@ -99,6 +111,45 @@ def test_local_workers_share_gpus_when_there_are_more_of_them(tmp_path, monkeypa
     bench.prepare()
     bench._trainings()
     assert sorted(bench.workers._idle.get()._device for _ in range(3)) == ["cuda:0", "cuda:0", "cuda:1"]
+
+
+def test_no_more_workers_start_than_are_needed(tmp_path, make_live):
+    bench = make_live(space=TroubledSpace(tmp_path), workers=2)
+    for arch in ARCHS[:3]:
+        bench.evaluate([arch])
+    assert len({path.name.split(".")[0] for path in tmp_path.glob("[0-9]*.*")}) == 1
+
+
+def test_images_that_cannot_be_sent_leave_nothing(tmp_path, monkeypatch, make_live):
+    bench = make_live()
+    bench.data.augmentation = (lambda batch: batch,)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(Exception, match="pickle"):
+        bench.evaluate([SKIP])
+    assert not list(tmp_path.glob("lightning-nas-*"))
+
+
+def test_kernels_are_deterministic_while_training(make_live):
+    seen = []
+
+    class Spy:
+        def run(self, key):
+            seen.append(torch.backends.cudnn.deterministic)
+
+    before = torch.backends.cudnn.deterministic
+    train(Spy(), None)
+    assert seen == [True]
+    assert torch.backends.cudnn.deterministic == before
+
+
+def test_results_of_gpus_are_kept_apart(monkeypatch, make_live):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpus, cpus = make_live(), make_live(workers=LocalWorkers(1, device="cpu"))
+    assert gpus.identity() == {**cpus.identity(), "device": "cuda"}
+    assert make_live(workers=ExecutorWorkers(None, device="cuda:1")).identity() == gpus.identity()
+    assert cpus.identity().keys() == {
+        "benchmark", "space", "epochs", "seed", "data", "network", "recipe", "num_seeds", "training_version"
+    }  # fmt: skip
 
 
 def test_a_benchmark_that_is_at_rest_can_be_sent_to_another_process(make_live):

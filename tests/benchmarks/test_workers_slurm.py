@@ -8,7 +8,7 @@ import pytest
 
 from lightning_nas.benchmarks import workers_slurm
 from lightning_nas.benchmarks.store import ResultStore
-from lightning_nas.benchmarks.workers_slurm import SlurmWorkers
+from lightning_nas.benchmarks.workers_slurm import SlurmWorkers, SubmititExecutor
 from lightning_nas.errors import EvaluationError, UsageError
 from tests.benchmarks.stripes import CONV, MIXED, SKIP, TroubledSpace, until
 
@@ -64,6 +64,41 @@ def test_what_a_job_cannot_read_is_no_result(tmp_path, make_live, workers, monke
     with pytest.raises(EvaluationError, match=r"(?s)No module named 'tests.*must be installed where they run"):
         bench.evaluate([SKIP])
     assert ResultStore(bench.path).count() == 0
+
+
+class Job:
+    """A job whose cluster has lost its commands, or not."""
+
+    job_id = "7"
+
+    def __init__(self, broken=False):
+        self.broken = broken
+
+    def done(self):
+        if self.broken:
+            raise OSError("stale file handle")
+        return False
+
+    def cancel(self, check):
+        raise FileNotFoundError("scancel")
+
+
+class Cluster:
+    def submit(self, job):
+        return job
+
+
+def test_a_job_that_cannot_be_asked_or_cancelled_harms_no_other(monkeypatch):
+    monkeypatch.setattr(workers_slurm, "_POLL_SECONDS", 0.01)
+    executor = SubmititExecutor(Cluster())
+    unwanted, lost = executor.submit(Job()), executor.submit(Job(broken=True))
+    unwanted.cancel()
+    with pytest.raises(OSError, match="stale"):
+        lost.result(20)
+    executor.shutdown()
+    assert unwanted.cancelled()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(Job())
 
 
 def test_options_reach_slurm(tmp_path, monkeypatch):
