@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lightning_nas.benchmarks.base import Benchmark
+from lightning_nas.benchmarks.workers_local import LocalWorkers
 from lightning_nas.callbacks.progress import SearchProgress
 from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.files import ensure_writable, write_atomically
@@ -47,7 +48,8 @@ class SearchCallback(Callback):
         batch_size: Candidates asked for at a time in each run, q.
         asynchronous: Ask for the next candidate as soon as an evaluation is done, instead of in rounds: keeps all
             workers of a live benchmark busy when trainings differ in length. Queries are then counted in the order of
-            arrival, which is kept: a search that goes on does so from the same scores.
+            arrival, which is kept: a search that goes on does so from the same scores. Several processes wait for each
+            other after every score, so a live benchmark belongs in one: its workers are what runs side by side.
         seed: Seed of the search; run r draws from (seed, r, query), so strategies share their random starts.
         ledger: What the published numbers are, for ``lightning-nas report --record``: name, title, source,
             reference_protocol, our_protocol, scale, notes, published, paired.
@@ -106,6 +108,12 @@ class SearchCallback(Callback):
             )
         if self.num_queries > len(space):
             raise UsageError(f"SearchCallback(num_queries={self.num_queries}): the space has only {len(space)} members")
+        if trainer.world_size > 1 and isinstance(getattr(self.benchmark, "workers", None), LocalWorkers):
+            raise UsageError(
+                f"SearchCallback: got {trainer.world_size} processes, each of which would take this machine's cores or "
+                "GPUs for workers of its own; expected one process for live searches: --trainer.devices 1 (and "
+                "--trainer.num_nodes 1); more machines by Dask or Slurm workers"
+            )
         self._folder = Path(trainer.default_root_dir)
         if trainer.is_global_zero:
             ensure_writable(self._folder / "search")

@@ -6,6 +6,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lightning_nas.benchmarks.tabular import TabularBenchmark
+from lightning_nas.benchmarks.workers_local import LocalWorkers
 from lightning_nas.callbacks.search import SearchCallback
 from lightning_nas.datamodules.cells import CellDataModule
 from lightning_nas.errors import SearchStateError, UsageError
@@ -441,6 +442,14 @@ def test_a_search_from_before_there_were_asynchronous_ones_is_continued(tmp_path
     search(tmp_path / "run", benchmark)
     search(tmp_path / "straight", benchmark)
     assert_same_searches(tmp_path / "run", tmp_path / "straight")
+
+
+def test_a_live_search_takes_one_process(tmp_path, benchmark, monkeypatch):
+    monkeypatch.setattr(NASTrainer, "world_size", 2)
+    monkeypatch.setattr(benchmark, "workers", LocalWorkers(1), raising=False)
+    monkeypatch.setattr(benchmark, "prepare", lambda: pytest.fail("work was begun"))
+    with pytest.raises(UsageError, match=r"got 2 processes.*--trainer\.devices 1.*Dask or Slurm"):
+        search(tmp_path, benchmark)
 
 
 def test_asynchronous_searches_have_no_rounds(benchmark):
