@@ -312,8 +312,8 @@ def _name(step: Callable[[Tensor], Any], owner: str) -> str:
     name = getattr(step, "__qualname__", "<lambda>")
     if "<" in name:
         raise UsageError(
-            f"{owner}: got augment={step!r}, which has no name that tells it from others; expected modules or functions "
-            "that a file defines at its top level"
+            f"{owner}: got augment={step!r}, which has no name that tells it from others; expected modules or "
+            "functions that a file defines at its top level"
         )
     return f"{step.__module__}.{name}"
 
