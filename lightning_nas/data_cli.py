@@ -18,6 +18,7 @@ from lightning_nas.benchmarks.catalog import PUBLISHED
 from lightning_nas.benchmarks.table import SHIPPED, Table, find_table, read_table
 from lightning_nas.benchmarks.table import data_dir as table_folder
 from lightning_nas.errors import BenchmarkDataError, UsageError
+from lightning_nas.terminal import say
 
 
 def prepare(table: str, *, source: str, trust_pickle: bool = False, data_dir: str | None = None) -> None:
@@ -38,7 +39,7 @@ def prepare(table: str, *, source: str, trust_pickle: bool = False, data_dir: st
     target = table_folder(data_dir) / f"{table}.npz"
     show = partial(track, description=f"Reading {Path(source).name}", console=console)
     written: Table = importer.prepare(Path(source).expanduser(), target, trust_pickle=trust_pickle, track=show)
-    _print(
+    say(
         console,
         f"{written.path}: {len(written):,} architectures, {len(written.columns)} columns, "
         f"{written.path.stat().st_size / 1e6:.1f} MB\n"
@@ -59,7 +60,7 @@ def list_tables(data_dir: str | None = None) -> None:
     prepared = sorted(folder.glob("*.npz")) if folder.is_dir() else []
     files = prepared + sorted(file for file in SHIPPED.glob("*.npz") if file.stem not in {p.stem for p in prepared})
     grid = Grid("table", "architectures", "data sets", "source")
-    _print(console, f"Tables in {folder}, and those that come with this package")
+    say(console, f"Tables in {folder}, and those that come with this package")
     damaged = []
     for file in files:
         try:
@@ -70,14 +71,14 @@ def list_tables(data_dir: str | None = None) -> None:
         grid.add_row(file.stem, f"{len(table):,}", ", ".join(_datasets(table)), str(table.meta.get("source", "")))
     console.print(grid, markup=False)
     for message in damaged:
-        _print(console, f"Damaged: {message}")
+        say(console, f"Damaged: {message}")
     for published in PUBLISHED.values():
         if published.name in {file.stem for file in files}:
             continue
-        _print(console, f"\nNot there: {published.name}, {published.description}, {published.rows:,} architectures")
+        say(console, f"\nNot there: {published.name}, {published.description}, {published.rows:,} architectures")
         for source in published.sources:
-            _print(console, f"  {source.file}, {source.size}, {source.url}\n    {published.command(source, chosen)}")
-        _print(console, f"  Licence: {published.licence}. Cite: {published.citation}")
+            say(console, f"  {source.file}, {source.size}, {source.url}\n    {published.command(source, chosen)}")
+        say(console, f"  Licence: {published.licence}. Cite: {published.citation}")
 
 
 def statistics(
@@ -120,9 +121,9 @@ def statistics(
     rows = measured.rows(other, tuple(columns))
     for row in rows:
         value = mean_std(row.mean, row.std, 3)
-        _print(console, f"{row.label:>58}  {row.metric}: {value}{f' {row.unit}' if row.unit else ''}")
+        say(console, f"{row.label:>58}  {row.metric}: {value}{f' {row.unit}' if row.unit else ''}")
     if record is not None:
-        _print(console, f"Recorded: {write_result(record, ledger_entry(measured, rows))}")
+        say(console, f"Recorded: {write_result(record, ledger_entry(measured, rows))}")
 
 
 def spaces(space: str | None = None, index: int | None = None, architecture: str | None = None) -> None:
@@ -149,10 +150,10 @@ def spaces(space: str | None = None, index: int | None = None, architecture: str
             grid.add_row(name, size(known), summary(known))
         console.print(grid, markup=False)
     elif index is None and architecture is None:
-        _print(console, f"{space}: {size(found[space])} architectures\n{summary(found[space])}")
+        say(console, f"{space}: {size(found[space])} architectures\n{summary(found[space])}")
     else:
         for label, value in describe(found[space], member(found[space], index, architecture)):
-            _print(console, f"{label:>14}  {value}")
+            say(console, f"{label:>14}  {value}")
 
 
 def arguments(verb: str, args: list[str]) -> list[str]:
@@ -196,8 +197,3 @@ def _which(table: Table, dataset: str | None, epochs: int | None) -> tuple[str, 
 
 def _datasets(table: Table) -> list[str]:
     return sorted({name.split("/")[0] for name in table.columns if "@" in name})
-
-
-def _print(console: Console, text: str) -> None:
-    # Lines are copied into a shell or a paper, so nothing is wrapped, coloured or read as markup.
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

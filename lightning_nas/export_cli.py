@@ -14,6 +14,7 @@ from typing import Literal
 from rich.console import Console
 
 from lightning_nas.errors import UsageError
+from lightning_nas.terminal import say
 
 Format = Literal["python", "program", "onnx", "all"]
 
@@ -49,10 +50,10 @@ def export(run_dir: Path, output: Path | None = None, format: Format = "all") ->
         except UsageError as error:  # no ONNX here, or nothing that this format can hold
             if name == names[-1] and not count:
                 raise
-            _print(console, f"Left out: {error}")
+            say(console, f"Left out: {error}")
             continue
         count += 1
-        _print(
+        say(
             console,
             f"Written: {written.path} (scores differ by at most {written.difference:.1e} from the network's, whose "
             f"standard deviation over images is {written.spread:.1e})",
@@ -79,7 +80,3 @@ def arguments(verb: str, args: Sequence[str]) -> list[str]:
         if "=" not in arg and arg not in ("-h", "--help"):
             options.extend(part for part in [next(typed, None)] if part is not None)
     return [*folders, *options]
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

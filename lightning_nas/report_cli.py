@@ -17,6 +17,7 @@ from lightning_nas import tables
 from lightning_nas.errors import NASError, UsageError
 from lightning_nas.files import write_atomically
 from lightning_nas.ledger import render_ledger
+from lightning_nas.terminal import say
 
 Format = Literal["markdown", "csv", "latex"]
 
@@ -98,7 +99,7 @@ def _record(console: Console, runs: Sequence[Path], folder: Path) -> None:
     from lightning_nas.comparison import collect_results, record_results
 
     for path in record_results(collect_results(runs), folder):
-        _print(console, f"Recorded: {path}")
+        say(console, f"Recorded: {path}")
 
 
 def _compare(console: Console, runs: Sequence[Path], format: Format, output: Path | None) -> None:
@@ -107,16 +108,16 @@ def _compare(console: Console, runs: Sequence[Path], format: Format, output: Pat
     found = load_runs(runs)
     header, rows = comparison_table(found)
     text = getattr(tables, f"{format}_table")(header, rows)
-    _print(console, text.rstrip("\n"))
+    say(console, text.rstrip("\n"))
     if format == "markdown":
-        _print(console, "\nSelected on validation, reported on test; mean ± standard deviation over runs.")
+        say(console, "\nSelected on validation, reported on test; mean ± standard deviation over runs.")
     if output is None:
         return
     path = output / f"report.{SUFFIXES[format]}"
     with write_atomically(path) as file:
         file.write(text)
     for written in (path, *comparison_figures(found, output)):
-        _print(console, f"Written: {written}")
+        say(console, f"Written: {written}")
 
 
 def _ledger(console: Console, results: Path, page: Path, check: bool) -> None:
@@ -124,12 +125,8 @@ def _ledger(console: Console, results: Path, page: Path, check: bool) -> None:
     if not check:
         with write_atomically(page) as file:
             file.write(text)
-        _print(console, f"Written: {page}")
+        say(console, f"Written: {page}")
     elif not page.is_file() or page.read_text("utf-8") != text:
         raise NASError(f"{page}: is not what {results} renders to; run 'lightning-nas report --ledger' and commit it")
     else:
-        _print(console, f"{page}: up to date with {results}")
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)  # it is copied into papers
+        say(console, f"{page}: up to date with {results}")

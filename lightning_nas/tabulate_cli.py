@@ -21,6 +21,7 @@ from lightning_nas.benchmarks.tabulation import Tabulation, shards_of
 from lightning_nas.configurations import expand_configs
 from lightning_nas.files import ensure_writable
 from lightning_nas.provenance import provenance
+from lightning_nas.terminal import say
 
 
 def tabulate(
@@ -52,12 +53,12 @@ def tabulate(
     console = Console()
     work = Tabulation(benchmark, output, num_shards)
     if work.finished:
-        _print(console, f"{output}: is there already")
+        say(console, f"{output}: is there already")
         return
     ensure_writable(work.folder)
     missing = work.missing()
     mine = list(shards_of(part, missing))
-    _print(
+    say(
         console,
         f"{len(work.members):,} architectures, {len(work.distinct):,} of them distinct, {benchmark.num_seeds} seeds "
         f"each; {num_shards - len(missing)} of {num_shards} shards are there",
@@ -69,10 +70,10 @@ def tabulate(
         benchmark.close()
     missing = work.missing()
     if work.finished:
-        _print(console, f"{output}: another part has assembled it")
+        say(console, f"{output}: another part has assembled it")
         return
     if missing:
-        _print(console, f"{len(missing)} shards are left to other parts; repeat this command when they are there")
+        say(console, f"{len(missing)} shards are left to other parts; repeat this command when they are there")
         return
     origin = provenance()
     about = {"licence": licence, "citation": citation, "description": description, "source": "lightning-nas tabulate"}
@@ -80,8 +81,8 @@ def tabulate(
     table = work.assemble(about)
     if not keep_shards:
         work.remove_shards()
-    _print(console, f"{table.path}: {len(table):,} architectures, {table.path.stat().st_size / 1e6:.1f} MB")
-    _print(console, f"Next: lightning-nas data statistics {table.path}")
+    say(console, f"{table.path}: {len(table):,} architectures, {table.path.stat().st_size / 1e6:.1f} MB")
+    say(console, f"Next: lightning-nas data statistics {table.path}")
 
 
 def arguments(verb: str, args: Sequence[str]) -> list[str]:
@@ -113,8 +114,4 @@ def _evaluate(work: Tabulation, shards: Sequence[int], console: Console) -> None
             if not console.is_terminal:
                 left = round((time.perf_counter() - started) / before * (total - before))
                 eta = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-                _print(console, f"{number} of {len(shards)} shards, {before:,} of {total:,} architectures, ETA {eta}")
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+                say(console, f"{number} of {len(shards)} shards, {before:,} of {total:,} architectures, ETA {eta}")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lightning_nas.cli import main
-from lightning_nas.configurations import expand_configs, resolve_config, shipped_configs
+from lightning_nas.configurations import resolve_config, shipped_configs
 from lightning_nas.nascli import VERBS
 
 ALL = shipped_configs()
@@ -75,22 +75,3 @@ def test_flags_win_over_the_file(printed):
     config = printed("fit", "--config", "demo", "--trainer.max_epochs", "77", "--model.latent_dim", "5")
     assert config["trainer"]["max_epochs"] == 77
     assert config["model"]["init_args"]["latent_dim"] == 5
-
-
-def test_the_run_folder_follows_the_first_configuration(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("seed_everything: 1\n")
-    run = tmp_path / "runs" / "some"
-    run.mkdir(parents=True)
-    (run / "config.yaml").write_text("seed_everything: 1\n")
-    demo = str(CONFIGS["demo"])
-    assert expand_configs(["--config", "demo", "--config", "mine.yaml"]) == (
-        ["--config", demo, "--config", "mine.yaml"], "runs/demo",
-    )  # fmt: skip
-    assert expand_configs(["--config=demo"]) == ([f"--config={demo}"], "runs/demo")
-    assert expand_configs(["-c", "demo"]) == (["-c", demo], "runs/demo")
-    assert expand_configs(["--config", "mine.yaml"])[1] == "runs/mine"
-    assert expand_configs(["--config", "runs/some/config.yaml"])[1] == "runs/some"
-    assert expand_configs(["--trainer.max_epochs", "3"])[1] == "runs/default"
-    (tmp_path / "demo").write_text("seed_everything: 2\n")
-    assert resolve_config("demo") == "demo"  # an existing file wins

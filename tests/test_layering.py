@@ -9,12 +9,13 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lightning_nas"
 
-LEAVES = {"errors", "files", "provenance"}
+LEAVES = {"errors", "files", "provenance", "terminal"}
 CORE = LEAVES | {"nn", "spaces"}
 REPORTING = {"report", "report_cli", "tables", "plots", "outcomes", "comparison", "ledger"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
+    "terminal": set(),
     "provenance": {"errors"},
     "nn": LEAVES,
     "spaces": LEAVES | {"nn"},
