@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from lightning_nas.spaces.nasbench201 import NASBench201
 
 # Before anything starts worker threads: the suite runs on small machines, several workers side by side.
 torch.set_num_threads(1)
+
+# A shell ignores Ctrl-C for what it starts in the background, and so would the processes whose Ctrl-C is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine must not fail a test, nor a lucky draw hide a failure from the next run.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
