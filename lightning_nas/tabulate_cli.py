@@ -25,6 +25,7 @@ from lightning_nas.terminal import say
 
 
 def tabulate(
+    *,
     benchmark: LiveBenchmark,  # type: ignore[type-arg]  # jsonargparse cannot read LiveBenchmark[A]
     output: Path,
     num_shards: int = 50,

@@ -60,6 +60,15 @@ def test_parts_and_the_one_that_assembles(tabulate, tmp_path):
     assert table["digits/test@1"].shape == (9, 1)
 
 
+def test_flags_win_over_the_file(tabulate, tmp_path):
+    said = tabulate(
+        "--output", "other.npz", "--benchmark.init_args.num_seeds", "2", "--num_shards", "1", "--keep_shards", "true"
+    )
+    assert "2 seeds each" in said
+    assert read_table(tmp_path / "other.npz")["digits/test@1"].shape == (9, 2)
+    assert [path.name for path in (tmp_path / "other.shards").iterdir()] == ["0.npz"]
+
+
 def test_mistakes_end_in_one_line(tabulate, capsys):
     with pytest.raises(SystemExit) as stop:
         tabulate("--part", "3/2")
