@@ -3,7 +3,7 @@
 The bare loop is what one would write in a good script: one network after the other, ``torch.optim``, the same images,
 augmentation, steps and accuracies, everything vectorised. The live benchmark adds worker processes, the store, and the
 counting of weights and multiply-adds; its workers are started before the clock is. Both train the same cells of
-NAS-Bench-201 on the digits with the recipe of the shipped table, on one thread each.
+NAS-Bench-201 on the digits with the recipe of tabulate/nasbench201_digits, on one thread each.
 """
 
 import math
