@@ -25,8 +25,9 @@ help:  ## Show this list
 
 install: $(VENV)/.dev  ## Make .venv with everything for development
 
-demo: $(VENV)/.run  ## Pre-train and search on this machine, offline; continues where it was stopped
+demo: $(VENV)/.run  ## Pre-train, search, train what was found; offline, continues where it was stopped
 	$(BIN)/lightning-nas fit --config demo --ckpt_path last $(ARGS)
+	$(BIN)/lightning-nas retrain --genotype runs/demo --run_dir runs/demo/retrain --ckpt_path last
 
 test: $(VENV)/.dev  ## Run the tests (those on real tables need LIGHTNING_NAS_DATA)
 	OMP_WAIT_POLICY=passive $(BIN)/pytest $(ARGS)
