@@ -7,20 +7,36 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import LongTensor, Tensor
 
 from lightning_nas.errors import EncodingError
-from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.spaces.base import FiniteSpace, SearchSpace
 from lightning_nas.spaces.categorical import CategoricalSpace
 from lightning_nas.spaces.nasbench201 import NASBench201
 
 
 class Encoding(ABC):
-    """Turns every member of a space into a feature vector."""
+    """Turns every member of a space into a feature vector.
+
+    Attributes:
+        scaled: Whether a pool centres and scales the features for its surrogates; raw ones are handed over as they are.
+    """
+
+    scaled: bool = True
 
     @abstractmethod
     def encode(self, space: SearchSpace[Any]) -> Tensor:
         """Features of all members in index order, ``(N, D)`` float."""
+
+    def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
+        """Features of some members, ``(n, D)`` float.
+
+        Args:
+            space: The search space.
+            members: Their indices in the space, ``(n,)``; None for all.
+        """
+        features = self.encode(space)
+        return features if members is None else features[members]
 
 
 class OneHotEncoding(Encoding):
@@ -52,3 +68,57 @@ class PathEncoding(Encoding):
         if not isinstance(space, NASBench201):
             raise EncodingError(f"PathEncoding: got the space {space.name!r}, expected nasbench201")
         return space.path_encoding(space.codes)
+
+
+class AdjacencyEncoding(Encoding):
+    """Arcs of the cell's graph, then the one-hot label of every vertex (NAS-Bench-101, arXiv 1902.09635).
+
+    Columns that are the same for all members of the space (input and output, arcs that are always there) are left out,
+    whichever members are asked for.
+
+    Example:
+        >>> AdjacencyEncoding().encode(NASBench201()).shape  # all cells have the same arcs
+        torch.Size([15625, 30])
+    """
+
+    def encode(self, space: SearchSpace[Any]) -> Tensor:
+        """Features of all members, ``(N, at most V(V-1)/2 + V*K)``."""
+        return self.encode_members(space, None)
+
+    def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
+        """Features of some members, ``(n, at most V(V-1)/2 + V*K)``."""
+        labels, adjacency = _graphs(self, space, None)
+        row, column = torch.triu_indices(*adjacency.shape[1:], offset=1)
+        features = torch.cat([adjacency[:, row, column], labels.flatten(1)], dim=1)
+        varies = (features != features[0]).any(dim=0)
+        return (features if members is None else features[members])[:, varies].float()
+
+
+class GraphEncoding(Encoding):
+    """The cell's graph itself: one-hot labels of all vertices, then the whole adjacency matrix, both row by row.
+
+    For predictors that are networks on graphs, such as ``lightning_nas.predictors.supervised_gin.SupervisedGIN``: they
+    need it as it is, neither centred nor scaled.
+
+    Example:
+        >>> GraphEncoding().encode(NASBench201()).shape  # 8 vertices with 7 labels
+        torch.Size([15625, 120])
+    """
+
+    scaled = False
+
+    def encode(self, space: SearchSpace[Any]) -> Tensor:
+        """Features of all members, ``(N, V*K + V*V)``; padded vertices have no label and no arcs."""
+        return self.encode_members(space, None)
+
+    def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
+        """Features of some members, ``(n, V*K + V*V)``."""
+        return torch.cat([part.flatten(1) for part in _graphs(self, space, members)], dim=1).float()
+
+
+def _graphs(encoding: Encoding, space: SearchSpace[Any], members: LongTensor | None) -> tuple[Tensor, Tensor]:
+    """One-hot labels ``(n, V, K)`` and adjacency ``(n, V, V)``, both bool: a byte each while there are many."""
+    if not isinstance(space, FiniteSpace):
+        raise EncodingError(f"{type(encoding).__name__}: got the space {space.name!r}, expected one that is numbered")
+    ops, adjacency = (part if members is None else part[members] for part in space.all_graphs())
+    return ops[..., None] == torch.arange(len(space.vertex_labels)), adjacency.bool()  # -1, padding, is no label
