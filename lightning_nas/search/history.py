@@ -97,11 +97,11 @@ class SearchHistory:
         """Most evaluations per run, T."""
         return self.indices.shape[1]
 
-    def begin(self, indices: LongTensor, epochs: int) -> LongTensor:
-        """Enter ``(R, q)`` evaluations as running; returns their columns, ``(R, q)``."""
+    def begin(self, indices: LongTensor, epochs: int | LongTensor) -> LongTensor:
+        """Enter ``(R, q)`` evaluations of as many epochs as running; returns their columns, ``(R, q)``."""
         columns = self.count[:, None] + torch.arange(indices.shape[1])
         self.indices.scatter_(1, columns, indices)
-        self.epochs.scatter_(1, columns, epochs)
+        self.epochs.scatter_(1, columns, torch.as_tensor(epochs).expand_as(indices))
         self.status.scatter_(1, columns, int(Status.RUNNING))
         return columns  # type: ignore[return-value]
 
@@ -116,9 +116,15 @@ class SearchHistory:
     def incumbents(self) -> LongTensor:
         """Column of the best validation accuracy up to each evaluation, the first of equals, ``(R, T)``.
 
-        Up to each in the order of the columns: for curves of an asynchronous search take :meth:`by_arrival` first.
+        Where evaluations differ in epochs, only those of the most epochs so far can be the best: what was trained for
+        less cannot be compared. Up to each in the order of the columns: for curves of an asynchronous search take
+        :meth:`by_arrival` first.
         """
         seen = torch.where(self.done, self.valid, -torch.inf)
+        if len(levels := self.epochs[self.done].unique()) > 1:
+            # By epochs, then by score: scores of a higher fidelity are lifted above all of a lower one.
+            span = self.valid[self.done].max() - self.valid[self.done].min() + 1.0
+            seen = seen + span * torch.searchsorted(levels, self.epochs.contiguous())
         best = seen.cummax(dim=1).values
         better = torch.cat([torch.ones_like(best[:, :1], dtype=torch.bool), best[:, 1:] > best[:, :-1]], dim=1)
         columns = torch.where(better, torch.arange(self.capacity), 0)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import LongTensor, Tensor
 
-from lightning_nas.benchmarks.base import Benchmark, Evaluation
+from lightning_nas.benchmarks.base import Benchmark, Evaluation, Evaluations
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.strategy import SearchStrategy
+from lightning_nas.spaces.base import A
 
 
 def search_rounds(
@@ -41,11 +42,24 @@ def search_rounds(
         width = min(batch_size, history.capacity - done)
         if len(history.runs):
             chosen = strategy.ask(history, pool, width)
-            columns = history.begin(chosen, benchmark.epochs)
-            scores = benchmark.evaluate(pool.architectures(chosen))
+            epochs = strategy.fidelity(history, chosen)
+            columns = history.begin(chosen, benchmark.epochs if epochs is None else epochs)
+            scores = _evaluate(benchmark, pool.architectures(chosen), epochs)
             history.complete(columns, *(column.view(chosen.shape) for column in scores))
             strategy.tell(history)
         yield history
+
+
+def _evaluate(benchmark: Benchmark[A], archs: list[A], epochs: Tensor | None) -> Evaluations:
+    """Scores of architectures in their order, asked for in one call for each number of epochs."""
+    if epochs is None:
+        return benchmark.evaluate(archs)
+    scores = [torch.full((len(archs),), torch.nan, dtype=torch.float64) for _ in Evaluations._fields]
+    for number in epochs.unique().tolist():
+        places = (epochs.flatten() == number).nonzero()[:, 0]
+        for mine, given in zip(scores, benchmark.evaluate([archs[i] for i in places.tolist()], number), strict=True):
+            mine[places] = given
+    return Evaluations(*scores)
 
 
 def search_asynchronously(
@@ -73,15 +87,15 @@ def search_asynchronously(
     arrivals: SimpleQueue[tuple[int, int, Future[Evaluation]]] = SimpleQueue()
 
     def submit(row: int, column: int) -> None:
-        arch = pool.members[int(history.indices[row, column])]
+        (arch,) = pool.architectures(history.indices[row, column])  # type: ignore[arg-type]
         future = benchmark.submit(arch, int(history.epochs[row, column]))
         future.add_done_callback(lambda done: arrivals.put((row, column, done)))
 
     def employ_all() -> None:
         while (history.status == Status.EMPTY).any() and _under_way(history).sum() < benchmark.parallelism:
             row = _next_run(history)
-            column = history.run(row).begin(_propose(strategy, history, pool, row), benchmark.epochs)
-            submit(row, int(column))
+            chosen, epochs = _propose(strategy, history, pool, row)
+            submit(row, int(history.run(row).begin(chosen, benchmark.epochs if epochs is None else epochs)))
 
     missing = int((history.status < Status.DONE).sum())
     for row, column in (history.status == Status.RUNNING).nonzero().tolist():
@@ -107,13 +121,17 @@ def _next_run(history: SearchHistory) -> int:
     return int(turn.masked_fill(history.count == history.capacity, torch.iinfo(torch.long).max).argmin())
 
 
-def _propose(strategy: SearchStrategy, history: SearchHistory, pool: CandidatePool[Any], row: int) -> LongTensor:
-    """The next candidate of one run, ``(1, 1)``, chosen as if there were no other: runs are not in step."""
+def _propose(
+    strategy: SearchStrategy, history: SearchHistory, pool: CandidatePool[Any], row: int
+) -> tuple[LongTensor, LongTensor | None]:
+    """The next candidate of one run, ``(1, 1)``, and its epochs, as if there were no other: runs are not in step."""
     learned = strategy.state_dict()
     strategy.load_state_dict({name: value[row : row + 1] for name, value in learned.items()})
-    chosen = strategy.ask(history.run(row).by_arrival(), pool)
+    run = history.run(row) if strategy.in_order_of_asking else history.run(row).by_arrival()
+    chosen = strategy.ask(run, pool)
+    epochs = strategy.fidelity(run, chosen)
     strategy.load_state_dict(learned)
-    return chosen
+    return chosen, epochs
 
 
 def best_so_far(history: SearchHistory) -> tuple[float, float]:

@@ -25,6 +25,11 @@ class SearchStrategy(ABC):
         """Whether the candidates' features come from a trained module."""
         return False
 
+    @property
+    def in_order_of_asking(self) -> bool:
+        """Whether the columns stay in the order of asking in an asynchronous search, instead of that of arrival."""
+        return False
+
     @abstractmethod
     def propose(self, history: SearchHistory, pool: CandidatePool[Any]) -> LongTensor:
         """One candidate for every run, ``(R,)``, not tried before in that run.
@@ -41,9 +46,20 @@ class SearchStrategy(ABC):
         """
         draft = history.rows(slice(None))
         for _ in range(q):
-            draft.begin(self.propose(draft, pool)[:, None], epochs=0)  # type: ignore[arg-type]
+            chosen: LongTensor = self.propose(draft, pool)[:, None]  # type: ignore[assignment]
+            epochs = self.fidelity(draft, chosen)
+            draft.begin(chosen, epochs=0 if epochs is None else epochs)
         start = history.count[:, None]
         return draft.indices.gather(1, start + torch.arange(q))  # type: ignore[return-value]
+
+    def fidelity(self, history: SearchHistory, chosen: LongTensor) -> LongTensor | None:
+        """For how many epochs to train what :meth:`ask` chose, ``(R, q)``; None for the benchmark's own number.
+
+        Args:
+            history: What :meth:`ask` was given.
+            chosen: What it answered, ``(R, q)``.
+        """
+        return None
 
     def tell(self, history: SearchHistory) -> None:
         """Learn from new scores (default: nothing; most strategies read the history when asked).

@@ -225,3 +225,18 @@ def test_a_history_from_before_arrivals_were_kept(mixed):
     assert again.arrival[0].tolist() == [0, 1, 2, 3, 4, 5, -1]
     assert again.arrival[2].tolist() == [0, -1, 2, -1, -1, -1, -1]
     assert "arrival" not in state
+
+
+def test_what_was_trained_for_less_is_no_incumbent_once_there_is_more(written):
+    history = written([[1, 2, 3, 1, 4, 2], [5, 6, 7, 8, 9, 5]], [[70.0, 80.0, 75.0, 60.0, 90.0, 61.0], [50.0] * 6])
+    history.epochs[0] = torch.tensor([12, 12, 12, 200, 12, 200])
+    assert history.incumbents().tolist() == [[0, 1, 1, 3, 3, 5], [0] * 6]
+    history.epochs[1, 2:] = 1  # another run has yet another fidelity
+    assert history.incumbents().tolist() == [[0, 1, 1, 3, 3, 5], [0] * 6]
+
+
+def test_evaluations_begun_at_once_may_differ_in_epochs():
+    history = SearchHistory.empty(2, 3)
+    history.begin(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[12, 200], [200, 12]]))
+    history.begin(torch.tensor([[5], [6]]), 7)
+    assert history.epochs.tolist() == [[12, 200, 7], [200, 12, 7]]
