@@ -29,7 +29,7 @@ from lightning_nas.search.strategy import SearchStrategy, describe
 
 
 class SearchCallback(Callback):
-    """Runs search strategies over the module's embeddings of the whole space, and reports.
+    """Runs search strategies over the module's embeddings of all that the benchmark can score, and reports.
 
     Works when ``fit`` ends, and alone under ``lightning-nas search``. Every strategy's history is written to the run
     folder after each round (or each score of an asynchronous search); ``search`` continues from there, as does
@@ -106,8 +106,10 @@ class SearchCallback(Callback):
                 f"SearchCallback: the data are of the space {getattr(space, 'name', None)!r}, the benchmark of "
                 f"{self.benchmark.space.name!r}; expected the same"
             )
-        if self.num_queries > len(space):
-            raise UsageError(f"SearchCallback(num_queries={self.num_queries}): the space has only {len(space)} members")
+        members = self.benchmark.members
+        if self.num_queries > (size := len(space if members is None else members)):
+            among = "the space has" if members is None else f"of the space's {len(space)} members the benchmark knows"
+            raise UsageError(f"SearchCallback(num_queries={self.num_queries}): {among} only {size}")
         if trainer.world_size > 1 and isinstance(getattr(self.benchmark, "workers", None), LocalWorkers):
             raise UsageError(
                 f"SearchCallback: got {trainer.world_size} processes, each of which would take this machine's cores or "
@@ -171,7 +173,9 @@ class SearchCallback(Callback):
         # Statistics of batch normalisation can differ between processes: the first one's embeddings are everybody's.
         self._embeddings = trainer.strategy.broadcast(self._embeddings.cpu(), 0)
         self._weights = trainer.strategy.broadcast(_fingerprint(pl_module), 0)
-        pool: CandidatePool[Any] = CandidatePool(self.benchmark.space, embeddings=self._embeddings)  # type: ignore[arg-type]
+        members = self.benchmark.members
+        embeddings = self._embeddings if members is None else self._embeddings[members]
+        pool: CandidatePool[Any] = CandidatePool(self.benchmark.space, members, embeddings)  # type: ignore[arg-type]
         if trainer.is_global_zero:
             self._write_record({})
         histories, seconds = {}, {}

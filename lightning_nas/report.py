@@ -73,7 +73,7 @@ def write_trials(path: Path, histories: Mapping[str, SearchHistory], pool: Candi
         histories: Runs of each strategy, by name.
         pool: What the histories' indices mean.
     """
-    space, members = pool.space, pool.members
+    space = pool.space
     with write_atomically(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(TRIALS)
@@ -83,7 +83,7 @@ def write_trials(path: Path, histories: Mapping[str, SearchHistory], pool: Candi
             columns = (
                 history.runs.numpy()[run],
                 query + 1,
-                _texts(history.indices.numpy()[asked], lambda index: space.format(members[int(index)])),
+                _texts(pool.members.numpy()[history.indices.numpy()[asked]], lambda i: space.format(space[int(i)])),
                 history.epochs.numpy()[asked],
                 *(_texts(scores.numpy()[asked], _number) for scores in (history.valid, history.test, history.cost)),
                 _texts(history.status.numpy()[asked], lambda status: Status(int(status)).name.lower()),
@@ -104,12 +104,12 @@ def best_genotype(
         return None
     strategy = max(scored, key=lambda name: float(scored[name].max()))
     row, end = int(scored[strategy].argmax()), outcomes[strategy]
-    arch = pool.members[int(histories[strategy].indices[row, end.column[row]])]
+    index = int(pool.members[histories[strategy].indices[row, end.column[row]]])  # in the space, not in the pool
     return {
         "space": pool.space.name,
         "space_class": _space_class(pool.space),
-        "architecture": pool.space.format(arch),
-        "index": pool.space.index(arch),
+        "architecture": pool.space.format(pool.space[index]),
+        "index": index,
         "valid": float(end.valid[row]),
         "test": None if math.isnan(end.test[row]) else float(end.test[row]),
         "strategy": strategy,

@@ -113,14 +113,23 @@ def test_trials_agree_with_the_histories(tmp_path, histories, pool):
 
 
 def test_trials_use_the_global_run_numbers_and_the_pools_members(tmp_path):
-    members = [Pairs()[i] for i in (50, 7)]
+    members = torch.tensor([50, 7])
     history = SearchHistory.empty([4], 2)
     history.begin(torch.tensor([[1, 0]]), epochs=1)
     write_trials(tmp_path / "t.csv", {"a": history}, CandidatePool(Pairs(), members))
     with open(tmp_path / "t.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["architecture"] for row in rows] == [Pairs().format(members[1]), Pairs().format(members[0])]
+    assert [row["architecture"] for row in rows] == [Pairs().format(Pairs()[7]), Pairs().format(Pairs()[50])]
     assert {row["run"] for row in rows} == {"4"}
+
+
+def test_the_genotypes_index_is_the_spaces(tmp_path):
+    history = SearchHistory.empty(1, 2)
+    columns = history.begin(torch.tensor([[1, 0]]), epochs=1)
+    history.complete(columns, *torch.tensor([[[90.0, 80.0]]] * 3, dtype=torch.float64))
+    write_search_report(tmp_path, {"a": history}, CandidatePool(Pairs(), torch.tensor([50, 7])), Oracle(), "")
+    best = json.loads((tmp_path / "genotype.json").read_text("utf-8"))
+    assert (best["index"], best["architecture"]) == (7, Pairs().format(Pairs()[7]))
 
 
 def test_genotype_is_the_best_by_validation_of_all(tmp_path, pool):

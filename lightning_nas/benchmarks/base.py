@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 
 from lightning_nas.benchmarks.futures import completed
 from lightning_nas.spaces.base import A, SearchSpace
@@ -50,13 +50,16 @@ class Benchmark(ABC, Generic[A]):
 
     Attributes:
         space: The search space whose architectures can be evaluated.
+        members: Indices of those that can be, ``(n,)``, where the benchmark knows a part of a finite space; None for
+            all. Searches choose among them alone.
         epochs: Training epochs of an evaluation unless asked otherwise.
-        optimum: Best reachable test accuracy, or None when nobody knows it.
+        optimum: Best reachable test accuracy (of the members), or None when nobody knows it.
         on_result: Set it to follow long calls of :meth:`evaluate`: a benchmark that takes its time calls it with how
             many of the distinct architectures are done and how many there are, at the start and after each.
     """
 
     space: SearchSpace[A]
+    members: LongTensor | None = None
     epochs: int
     optimum: float | None = None
     on_result: Callable[[int, int], None] | None = None

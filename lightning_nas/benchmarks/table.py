@@ -3,7 +3,8 @@
 Columns are called ``<dataset>/<split>@<epochs>``, for example ``cifar10/valid@12``, with shape ``(N,)`` or ``(N, S)``
 for S training seeds (NaN where a seed is missing); others, such as ``params``, are free. ``meta`` is a JSON string.
 Where isomorphic architectures share their results, the columns hold each result once and ``row``, ``(N,)``, says which
-one belongs to an architecture.
+one belongs to an architecture. A table of a part of a space says in ``member``, ``(N,)``, which architectures its rows
+are, by their index in the space.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lightning_nas.files import opened_npz, write_atomically
 SHIPPED = Path(__file__).with_name("tables")
 """Folder of the tables that come with this package."""
 
-_ROW = "row"
+_ROW, _MEMBER = "row", "member"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Table:
             )
         with opened_npz(self.path) as file:
             values: np.ndarray = file[column]
-            if _ROW in file.files:
+            if _ROW in file.files and column != _MEMBER:
                 values = self._spread(values, file[_ROW], column)
         if len(values) != len(self):
             raise BenchmarkDataError(f"{self.path}: column {column!r} has {len(values)} rows, expected {len(self)}")
@@ -67,6 +68,43 @@ class Table:
             )
         spread: np.ndarray = values[row]
         return spread
+
+    def members(self, size: int) -> np.ndarray | None:
+        """Index in the space of the architecture in each row, ``(N,)`` int64; None for the whole space in its order.
+
+        Args:
+            size: Number of architectures of the space.
+
+        Raises:
+            BenchmarkDataError: An architecture is there twice, or is none of the space's; or the table does not say
+                which of them it holds.
+        """
+        if _MEMBER not in self.columns:
+            if len(self) != size:
+                raise BenchmarkDataError(
+                    f"{self.path}: holds {len(self)} of the {size} architectures of {self.meta['space']!r} and no "
+                    "column 'member' that says which; prepare it again"
+                )
+            return None
+        members = self[_MEMBER]
+        if members.ndim != 1 or not np.issubdtype(members.dtype, np.integer):
+            raise BenchmarkDataError(
+                f"{self.path}: 'member' is {members.dtype} of shape {members.shape}, expected one index for each row"
+            )
+        outside = np.flatnonzero((members < 0) | (members >= size))
+        if len(outside):
+            raise BenchmarkDataError(
+                f"{self.path}: 'member' is {members[outside[0]]} in row {outside[0]}, expected 0 to {size - 1}, an "
+                f"index in the space {self.meta['space']!r}; the table is of another version of it, prepare it again"
+            )
+        distinct, first = np.unique(members, return_index=True)
+        if len(distinct) < len(members):
+            again = int(np.setdiff1d(np.arange(len(members)), first)[0])
+            raise BenchmarkDataError(
+                f"{self.path}: rows {np.flatnonzero(members == members[again])[:2].tolist()} are both of the "
+                f"architecture {members[again]}, expected each once; prepare the table again"
+            )
+        return members.astype(np.int64)
 
     def mean_over_seeds(self, column: str, seed: int | None = None) -> np.ndarray:
         """One number per row, float32: the mean over training seeds, or one seed; refuses rows without a number."""
@@ -128,12 +166,17 @@ def write_table(path: Path, meta: Mapping[str, Any], columns: Mapping[str, np.nd
     Args:
         path: Target ``.npz``.
         meta: Primitives; ``rows`` is added.
-        columns: Arrays with one row per architecture; with a column ``row`` the others have one row per result.
+        columns: Arrays with one row per architecture; with a column ``row`` the others, but for ``member``, have one
+            row per result.
     """
-    rows = {len(values) for name, values in columns.items() if name != _ROW}
+    rows = {len(values) for name, values in columns.items() if name not in (_ROW, _MEMBER)}
     if len(rows) != 1:
         raise BenchmarkDataError(f"{path}: columns of {sorted(rows)} rows, expected one common number")
     header = {**meta, "rows": len(columns[_ROW]) if _ROW in columns else rows.pop()}
+    if _MEMBER in columns and len(columns[_MEMBER]) != header["rows"]:
+        raise BenchmarkDataError(
+            f"{path}: 'member' has {len(columns[_MEMBER])} entries, expected one for each of {header['rows']} rows"
+        )
     with write_atomically(path, "wb") as file:
         np.savez_compressed(file, meta=np.array(json.dumps(header)), **columns)  # type: ignore[arg-type]
     return read_table(path)

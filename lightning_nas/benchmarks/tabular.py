@@ -15,13 +15,16 @@ from lightning_nas.spaces.base import A, FiniteSpace
 
 
 class TabularBenchmark(Benchmark[A]):
-    """Published (or self-made) training results of every architecture of a finite space.
+    """Published (or self-made) training results of the architectures of a finite space.
+
+    A table may hold a part of the space (see :mod:`lightning_nas.benchmarks.table`): then ``members`` says which one, and
+    searches, neighbours and the optimum are confined to it.
 
     Searches select on ``<dataset>/valid@<epochs>`` and report ``<dataset>/test@<test_epochs>``, so the usual protocol
     "reward: 12-epoch validation, report: 200-epoch test" is ``epochs=12, test_epochs=200``.
 
     Args:
-        space: The search space whose members are the table's rows.
+        space: The search space whose members, or some of them, are the table's rows.
         table: Name of a prepared table or of one that comes with this package (``lightning-nas data list`` names
             them), or path of an ``.npz`` table.
         dataset: Data set, for example ``cifar10``, ``cifar100`` or ``imagenet16``.
@@ -46,16 +49,25 @@ class TabularBenchmark(Benchmark[A]):
         self._dataset, self._seed = dataset, seed
         path = find_table(table, data_dir)
         self.table = read_table(path)
-        if self.table.meta["space"] != space.name or len(self.table) != len(space):
+        partial = "member" in self.table.columns
+        if self.table.meta["space"] != space.name or (len(self.table) != len(space) and not partial):
             raise BenchmarkDataError(
                 f"{path}: holds {len(self.table)} members of the space {self.table.meta['space']!r}, "
                 f"expected {len(space)} of {space.name!r}"
             )
+        members = self.table.members(len(space))
+        self._row: Tensor | None = None
+        if members is not None:
+            self.members = torch.from_numpy(members)  # type: ignore[assignment]
+            self._row = torch.full((len(space),), -1)
+            self._row[self.members] = torch.arange(len(members))  # type: ignore[index]
         # By name and source rather than by path, so that a search resumes when the table has moved.
         self._identity = {
             "benchmark": "tabular", "space": space.name, "table": path.stem, "source": self.table.meta.get("md5"),
             "dataset": dataset, "epochs": epochs, "test_epochs": test_epochs, "seed": seed,
         }  # fmt: skip
+        if members is not None:
+            self._identity["members"] = len(members)
         self._valid: dict[int, Tensor] = {}
         self._cost: dict[int, Tensor | None] = {}
         self._test = torch.from_numpy(self.table.mean_over_seeds(f"{dataset}/test@{test_epochs}"))
@@ -76,11 +88,23 @@ class TabularBenchmark(Benchmark[A]):
         return self._cost[epochs]
 
     def lookup(self, indices: LongTensor, epochs: int | None = None) -> Evaluations:
-        """Scores of members given by index, any shape; millions a second."""
+        """Scores of architectures given by their index in the space, any shape; millions a second.
+
+        Raises:
+            BenchmarkDataError: The table does not hold one of them.
+        """
         at = self.epochs if epochs is None else epochs
-        valid, test = self._valid_at(at)[indices], self._test[indices]
+        rows = indices if self._row is None else self._row[indices]
+        if self._row is not None and bool((rows < 0).any()):
+            stranger = int(indices[rows < 0][0])
+            raise BenchmarkDataError(
+                f"{self.table.path}: holds {len(self.table):,} of the {len(self._row):,} architectures of "
+                f"{self.space.name!r}, and {self.space.format(self.space[stranger])} (index {stranger}) is not among "
+                "them; choose from the benchmark's 'members'"
+            )
+        valid, test = self._valid_at(at)[rows], self._test[rows]
         cost = self._cost_at(at)
-        seconds = torch.full_like(valid, torch.nan) if cost is None else cost[indices]
+        seconds = torch.full_like(valid, torch.nan) if cost is None else cost[rows]
         return Evaluations(as_column(valid), as_column(test), as_column(seconds))
 
     def evaluate(self, archs: Sequence[A], epochs: int | None = None) -> Evaluations:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Generic
 
@@ -16,21 +15,28 @@ from lightning_nas.spaces.encodings import Encoding
 
 
 class CandidatePool(Generic[A]):
-    """Architectures of a finite space with their embeddings and neighbours.
+    """Architectures of a finite space, all or some, with their embeddings and neighbours.
 
     Args:
         space: The search space.
-        members: Candidates; None for the whole space, whose indices are then the pool's.
+        members: Index in the space of each candidate, ``(n,)``, each once; None for the whole space in its order. The
+            pool's own indices, which histories hold, are positions in here.
         embeddings: Learned embedding of every candidate, ``(n, D)``; None when there is no trained module.
     """
 
     def __init__(
-        self, space: FiniteSpace[A], members: Sequence[A] | None = None, embeddings: Tensor | None = None
+        self, space: FiniteSpace[A], members: LongTensor | None = None, embeddings: Tensor | None = None
     ) -> None:
         self.space = space
-        self.members: Sequence[A] = space if members is None else members
+        self._part = members is not None
+        self.members: LongTensor = torch.arange(len(space)) if members is None else members  # type: ignore[assignment]
         self.embeddings = embeddings
         self._features: dict[int, tuple[Encoding | None, Tensor]] = {}
+        if members is not None and (len(members.unique()) < len(members) or not _all_below(members, len(space))):
+            raise SearchStateError(
+                f"pool: got {len(members)} members, of which {len(members.unique())} are distinct, from "
+                f"{int(members.min())} to {int(members.max())}; expected distinct indices from 0 to {len(space) - 1}"
+            )
         if embeddings is not None and len(embeddings) != len(self.members):
             raise SearchStateError(f"pool: got {len(embeddings)} embeddings for {len(self.members)} candidates")
 
@@ -39,35 +45,35 @@ class CandidatePool(Generic[A]):
 
     def architectures(self, indices: LongTensor) -> list[A]:
         """Candidates at the given indices, flattened in row-major order."""
-        return [self.members[i] for i in indices.flatten().tolist()]
-
-    @cached_property
-    def _space_indices(self) -> LongTensor | None:
-        if self.members is self.space:
-            return None
-        return torch.tensor([self.space.index(arch) for arch in self.members])  # type: ignore[return-value]
+        return [self.space[i] for i in self.members[indices].flatten().tolist()]
 
     @cached_property
     def neighbors(self) -> LongTensor:
-        """Candidates one edit away from each candidate, ``(n, K)``, padded with -1."""
+        """Candidates one edit away from each candidate, ``(n, K)``, padded with -1 at the end."""
         table = self.space.neighbor_table()
-        if self._space_indices is None:
+        if not self._part:
             return table
         to_pool = torch.full((len(self.space) + 1,), -1)  # the extra entry maps padding to padding
-        to_pool[self._space_indices] = torch.arange(len(self))
-        return to_pool[table[self._space_indices]]  # type: ignore[return-value]
+        to_pool[self.members] = torch.arange(len(self))
+        inside = to_pool[table[self.members]]  # (n, K)
+        # Most neighbours are strangers: move them to the end and cut what no row needs, for strategies compare all K.
+        order = (inside < 0).to(torch.uint8).argsort(dim=1, stable=True)
+        width = max(1, int((inside >= 0).sum(dim=1).max()))
+        return inside.gather(1, order)[:, :width].contiguous()  # type: ignore[return-value]
 
     def features(self, encoding: Encoding | None) -> Tensor:
         """Inputs of a surrogate, centred and scaled to unit mean variance, ``(n, D)`` float32.
 
-        One scale serves all dimensions, so that distances keep their proportions.
+        One scale serves all dimensions, so that distances keep their proportions. An encoding whose ``scaled`` is False
+        is handed over as it is.
 
         Args:
             encoding: How to encode the candidates; None for the embeddings of the trained module.
         """
         # By identity: two encodings of one class may differ in their arguments. Keeping the object keeps its id.
         if id(encoding) not in self._features:
-            self._features[id(encoding)] = encoding, _scaled(self._raw_features(encoding))
+            raw = self._raw_features(encoding)
+            self._features[id(encoding)] = encoding, _scaled(raw) if getattr(encoding, "scaled", True) else raw.float()
         return self._features[id(encoding)][1]
 
     def _raw_features(self, encoding: Encoding | None) -> Tensor:
@@ -79,7 +85,11 @@ class CandidatePool(Generic[A]):
                 )
             return self.embeddings
         features = encoding.encode(self.space)
-        return features if self._space_indices is None else features[self._space_indices]
+        return features[self.members] if self._part else features
+
+
+def _all_below(indices: Tensor, size: int) -> bool:
+    return bool(((indices >= 0) & (indices < size)).all())
 
 
 def _scaled(features: Tensor) -> Tensor:

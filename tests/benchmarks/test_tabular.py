@@ -120,6 +120,66 @@ def test_a_stranger(folder):
         toy().evaluate([(7, 7)])
 
 
+def partial(folder, members=(4, 0, 3), **columns):
+    rows = {name: values[[4, 0, 3]] for name, values in COLUMNS.items()}
+    write_table(folder / "part.npz", {"space": "pairs"}, {**rows, "member": np.array(members), **columns})
+    return toy(table="part")
+
+
+def test_a_table_of_a_part_of_the_space(folder):
+    part, whole = partial(folder), toy()
+    assert whole.members is None
+    assert part.members.tolist() == [4, 0, 3]
+    assert part.optimum == 99
+    two = {name: values[[4, 0]] for name, values in COLUMNS.items()}
+    write_table(folder / "two.npz", {"space": "pairs"}, {"member": np.array([4, 0]), **two})
+    assert toy(table="two").optimum == 15, "the best of those that are there"
+    indices = torch.tensor([[0, 3], [4, 4]])
+    for ours, theirs in zip(part.lookup(indices), whole.lookup(indices), strict=True):
+        assert torch.equal(ours, theirs)
+    archs = [SPACE[i] for i in (3, 4, 3)]
+    assert part.evaluate(archs).valid.tolist() == whole.evaluate(archs).valid.tolist() == [2, 5, 2]
+    assert part.evaluate([]).valid.shape == (0,)
+
+
+def test_parts_and_the_whole_are_told_apart(folder):
+    part, whole = partial(folder).identity(), toy().identity()
+    assert part["members"] == 3
+    assert "members" not in whole, "searches of before go on"
+
+
+def test_an_architecture_that_the_table_lacks(folder):
+    part = partial(folder)
+    with pytest.raises(BenchmarkDataError, match=r"holds 3 of the 6 architectures of 'pairs', and .* \(index 5\) is not"):
+        part.evaluate([SPACE[0], SPACE[5]])
+    with pytest.raises(SpaceError):
+        part.evaluate([(7, 7)])
+
+
+def test_a_part_whose_results_are_shared(folder):
+    shared = {name: values[[4, 0]] for name, values in COLUMNS.items()}
+    columns = {**shared, "row": np.array([0, 1, 1]), "member": np.array([5, 2, 3])}
+    write_table(folder / "part.npz", {"space": "pairs"}, columns)
+    part = toy(table="part")
+    assert part.members.tolist() == [5, 2, 3]
+    assert part.lookup(torch.tensor([2, 3, 5])).test.tolist() == [11, 11, 15]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ((4, 0, 4), r"rows \[0, 2\] are both of the architecture 4"),
+        ((4, 6, 3), "'member' is 6 in row 1, expected 0 to 5"),
+        ((-1, 0, 3), "'member' is -1 in row 0"),
+        ((4.0, 0.0, 3.0), r"'member' is float64 of shape \(3,\)"),
+        ((4, 0), "'member' has 2 entries, expected one for each of 3 rows"),
+    ],
+)
+def test_members_that_cannot_be(folder, members, message):
+    with pytest.raises(BenchmarkDataError, match=message):
+        partial(folder, members)
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("dataset", "best", "at"), [("cifar10", 94.37, 6111), ("cifar100", 73.51, 9930), ("imagenet16", 47.31, 857)]

@@ -1,6 +1,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -16,6 +17,7 @@ from lightning_nas.report import load_run
 from lightning_nas.search.bayesian import BayesianSearch
 from lightning_nas.search.evolution import RegularizedEvolution
 from lightning_nas.search.history import SearchHistory, Status
+from lightning_nas.search.local import LocalSearch
 from lightning_nas.search.loop import best_so_far, search_rounds
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.random import RandomSearch
@@ -324,6 +326,49 @@ def test_more_queries_than_members(tmp_path, benchmark):
         search(tmp_path / "run", benchmark, num_queries=82)
     search(tmp_path / "run", benchmark, {"random": RandomSearch()}, num_queries=81, num_runs=1, batch_size=27)
     assert histories_in(tmp_path / "run")["random"]["indices"].sort().values.tolist() == [list(range(81))]
+
+
+def half(folder):
+    """A benchmark that knows every second architecture, in reverse order."""
+    members = np.arange(0, 81, 2)[::-1]
+
+    def keep(columns):
+        columns.update({name: values[members] for name, values in columns.items()})
+        columns["member"] = members
+
+    write_tiny_table(folder / "half.npz", keep)
+    return TabularBenchmark(SPACE, str(folder / "half.npz"), "toy", epochs=3, test_epochs=9)
+
+
+def test_a_benchmark_that_knows_a_part_of_the_space(tmp_path, benchmark):
+    part, folder = half(tmp_path), tmp_path / "run"
+    search(folder, part, {**all_strategies(), "local": LocalSearch()}, num_queries=20)
+    for name, state in histories_in(folder).items():
+        found = SearchHistory.from_state_dict(state)
+        assert all(len(set(row)) == 20 for row in found.indices.tolist())
+        assert ((found.indices >= 0) & (found.indices < 41)).all()
+        assert torch.equal(found.valid, benchmark.lookup(part.members[found.indices]).valid), name
+    with open(folder / "trials.csv", newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert {row["architecture"] for row in trials} <= {SPACE.format(SPACE[i]) for i in range(0, 81, 2)}
+    best = json.loads((folder / "genotype.json").read_text())
+    assert best["index"] == SPACE.index(SPACE.parse(best["architecture"]))
+    assert best["valid"] == benchmark.evaluate([SPACE[best["index"]]]).valid
+    assert part.optimum == benchmark.lookup(part.members).test.max()
+
+
+def test_embeddings_of_a_part_of_the_space_go_with_its_members(tmp_path, monkeypatch):
+    pools = []
+    monkeypatch.setattr(SearchCallback, "_report", lambda self, histories, pool, seconds: pools.append(pool))
+    part = half(tmp_path)
+    callback = search(tmp_path / "run", part, all_strategies())
+    assert torch.equal(pools[0].embeddings, callback._embeddings[part.members])
+    assert len(callback._embeddings) == 81
+
+
+def test_more_queries_than_the_benchmark_knows(tmp_path):
+    with pytest.raises(UsageError, match=r"num_queries=42.*of the space's 81 members the benchmark knows only 41"):
+        search(tmp_path / "run", half(tmp_path), num_queries=42)
 
 
 def test_the_data_must_be_of_the_benchmarks_space(tmp_path, benchmark):

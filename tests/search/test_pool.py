@@ -57,14 +57,17 @@ def test_whole_space(tiny, pool):
 def test_part_of_the_space(tiny):
     chosen = np.random.default_rng(3).permutation(81)[:20].tolist()
     members = [tiny[i] for i in chosen]
-    part = CandidatePool(tiny, members, embeddings=torch.zeros(20, 2))
+    part = CandidatePool(tiny, torch.tensor(chosen), embeddings=torch.zeros(20, 2))
     assert len(part) == 20
+    assert part.members.tolist() == chosen
     assert part.architectures(torch.tensor([[3], [19]])) == [members[3], members[19]]
     for i, arch in enumerate(members):
         near = {j for j, other in enumerate(members) if sum(a != b for a, b in zip(arch, other, strict=True)) == 1}
         row = part.neighbors[i].tolist()
         assert {j for j in row if j >= 0} == near
         assert sum(j >= 0 for j in row) == len(near)
+        assert row == [j for j in row if j >= 0] + [-1] * (len(row) - len(near)), "padding comes last"
+    assert part.neighbors.shape[1] == max(len([j for j in row if j >= 0]) for row in part.neighbors.tolist())
     raw = OneHotEncoding().encode(tiny)[chosen].numpy()
     np.testing.assert_allclose(part.features(OneHotEncoding()), scaled(raw), atol=1e-6)
 
@@ -97,10 +100,31 @@ def test_encodings_of_one_class_are_kept_apart(tiny):
             return space.codes[:, self.first :].float()
 
     pool = CandidatePool(tiny)
+    assert pool.members.tolist() == list(range(81))
     assert pool.features(Columns(0)).shape == (81, 4)
     assert pool.features(Columns(2)).shape == (81, 2)
     encoding = Columns(1)
     assert pool.features(encoding) is pool.features(encoding)
+
+
+def test_an_encoding_that_is_not_to_be_scaled(tiny):
+    class Graphs(OneHotEncoding):
+        scaled = False
+
+    part = torch.tensor([5, 3, 80])
+    features = CandidatePool(tiny, part).features(Graphs())
+    assert torch.equal(features, OneHotEncoding().encode(tiny)[part])
+
+
+@pytest.mark.parametrize("members", [[1, 2, 1], [0, 81], [-1, 3]])
+def test_members_are_distinct_indices_of_the_space(tiny, members):
+    with pytest.raises(SearchStateError, match=r"expected distinct indices from 0 to 80"):
+        CandidatePool(tiny, torch.tensor(members))
+
+
+def test_without_any_neighbour(tiny):
+    far = torch.tensor([tiny.index((0, 0, 0, 0)), tiny.index((1, 1, 1, 1))])
+    assert CandidatePool(tiny, far).neighbors.tolist() == [[-1], [-1]]
 
 
 def test_missing_or_wrong_embeddings(tiny):

@@ -56,8 +56,7 @@ def make(request):
 @pytest.fixture(scope="module")
 def small(pool):
     """Part of the space, 15 members."""
-    members = [pool.space[i] for i in range(10, 25)]
-    return CandidatePool(pool.space, members, embeddings=pool.embeddings[10:25])
+    return CandidatePool(pool.space, torch.arange(10, 25), embeddings=pool.embeddings[10:25])
 
 
 @pytest.mark.parametrize("q", BATCHES)
