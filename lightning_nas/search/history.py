@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
-from lightning_nas.errors import SearchStateError
+from lightning_nas.errors import SearchStateError, UsageError
 
 
 class Status(IntEnum):
@@ -144,6 +144,67 @@ class SearchHistory:
         order = torch.where(self.arrival < 0, self.capacity, self.arrival).argsort(dim=1, stable=True)
         parts = {name: value.gather(1, order) for name, value in self._columns().items()}
         return SearchHistory(self.seed, self.runs, **parts)  # type: ignore[arg-type]
+
+    def within(
+        self, queries: int | None = None, epochs: float | None = None, seconds: float | None = None
+    ) -> SearchHistory:
+        """What every run had when its budget was spent: a copy in order of arrival, what came later emptied.
+
+        A run ends before the first evaluation that would exceed one of the budgets. Under a budget, evaluations still
+        running do not count, whatever they will cost.
+
+        Args:
+            queries: Evaluations of each run, failed ones included.
+            epochs: Training epochs of each run, summed over its evaluations.
+            seconds: Seconds of each run on the benchmark's own clock. Failed evaluations of unknown cost are free.
+
+        Raises:
+            UsageError: A budget is not positive, or one of seconds is given and the benchmark does not know its costs.
+        """
+        given = {"queries": queries, "epochs": epochs, "seconds": seconds}
+        wrong = {name: value for name, value in given.items() if value is not None and not value > 0}
+        if wrong:
+            raise UsageError(f"budget: got {wrong}, expected positive numbers")
+        kept = self.by_arrival().rows(slice(None))
+        for name, budget in given.items():
+            if budget is not None:
+                kept._cut(kept.spent(name) > budget)
+                kept._cut(kept.status == Status.RUNNING)
+        return kept
+
+    def spent(self, over: str) -> Tensor:
+        """What a run has used up when each of its evaluations is done, in the order of the columns, ``(R, T)`` float64.
+
+        Args:
+            over: ``queries``, ``epochs`` or ``seconds``.
+
+        Raises:
+            UsageError: Seconds are asked for and those of an evaluation are not known.
+        """
+        finished = self.status >= Status.DONE
+        if over == "queries":
+            return finished.double().cumsum(dim=1)
+        if over == "epochs":
+            return torch.where(finished, self.epochs, 0).double().cumsum(dim=1)
+        if over != "seconds":
+            raise UsageError(f"budget: got {over!r}, expected queries, epochs or seconds")
+        if unknown := int((self.done & self.cost.isnan()).sum()):
+            raise UsageError(
+                f"budget in seconds: the benchmark does not say what {unknown:,} of {int(self.done.sum()):,} evaluations "
+                "cost; count queries or epochs instead, or prepare its table from a source with training times"
+            )
+        return torch.where(finished, self.cost.nan_to_num(nan=0.0), 0.0).cumsum(dim=1)
+
+    @property
+    def timed(self) -> bool:
+        """Whether there are scores, and the cost of each is known."""
+        return bool(self.done.any()) and not bool((self.done & self.cost.isnan()).any())
+
+    def _cut(self, cut: Tensor) -> None:
+        """Empty evaluations in place."""
+        blank = SearchHistory.empty(len(self.runs), self.capacity)
+        for name, values in self._columns().items():
+            values[cut] = getattr(blank, name)[cut]
 
     def run(self, row: int) -> SearchHistory:
         """One run (views): what is entered there is entered here."""

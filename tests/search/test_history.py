@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_nas.errors import SearchStateError
+from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.search.history import SearchHistory, Status
 
 COLUMNS = ("indices", "epochs", "valid", "test", "cost", "status", "arrival")
@@ -240,3 +240,74 @@ def test_evaluations_begun_at_once_may_differ_in_epochs():
     history.begin(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[12, 200], [200, 12]]))
     history.begin(torch.tensor([[5], [6]]), 7)
     assert history.epochs.tolist() == [[12, 200, 7], [200, 12, 7]]
+
+
+@pytest.fixture
+def arrived():
+    """Five runs whose scores came in a shuffled order, at two fidelities; some failed, a few still run."""
+    rng = np.random.default_rng(0)
+    history = SearchHistory.empty(5, 12, seed=3)
+    history.begin(torch.from_numpy(rng.random((5, 30)).argsort(1)[:, :10].copy()), 12)
+    history.epochs[:, ::3] = 108
+    for run in range(5):
+        for place in rng.permutation(10)[: 10 - run].tolist():
+            scores = torch.from_numpy(rng.uniform(10, 90, (3, 1, 1)))
+            if rng.random() < 0.2:
+                scores[:] = torch.nan
+            history.run(run).complete(torch.tensor([[place]]), *scores)
+    return history
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [{"queries": 4}, {"epochs": 150}, {"seconds": 170.5}, {"epochs": 300, "seconds": 250}, {"queries": 99}, {}],
+    ids=str,
+)
+def test_what_a_budget_reaches(arrived, same, budget):
+    before = arrived.rows(slice(None))
+    cut = arrived.within(**budget)
+    same(arrived, before)
+    whole = arrived.by_arrival()
+    if not budget:
+        same(cut, whole)
+        return
+    for run in range(5):
+        spent = {"queries": 0, "epochs": 0, "seconds": 0.0}
+        kept = 0
+        for place in range(int(whole.finished[run])):
+            spent["queries"] += 1
+            spent["epochs"] += int(whole.epochs[run, place])
+            spent["seconds"] += float(whole.cost[run, place].nan_to_num())
+            if any(spent[name] > limit for name, limit in budget.items()):
+                break
+            kept += 1
+        assert cut.count[run] == cut.finished[run] == kept
+        for name in COLUMNS:
+            ours, theirs = getattr(cut, name)[run], getattr(whole, name)[run]
+            torch.testing.assert_close(ours[:kept], theirs[:kept], equal_nan=True)
+            blank = getattr(SearchHistory.empty(1, 12), name)[0]
+            torch.testing.assert_close(ours[kept:], blank[kept:], equal_nan=True)
+
+
+def test_a_budget_met_exactly_is_enough(written):
+    history = written([[1, 2, 3]], [[50.0, 60.0, 70.0]])
+    history.cost[0] = torch.tensor([10.0, 20.0, 5.0])
+    assert [history.within(seconds=limit).count.item() for limit in (9, 10, 29.9, 30, 34, 35)] == [0, 1, 1, 2, 2, 3]
+    assert [history.within(epochs=limit).count.item() for limit in (2, 3, 6, 8, 9)] == [0, 1, 2, 2, 3]
+    assert history.timed
+    assert history.spent("queries").tolist() == [[1, 2, 3]]
+
+
+def test_budgets_that_cannot_be_kept(written):
+    history = written([[1, 2, 3]], [[50.0, None, 70.0]])
+    history.cost[0, 0] = 1.0
+    assert not history.timed
+    with pytest.raises(UsageError, match="does not say what 1 of 2 evaluations cost; count queries or epochs instead"):
+        history.within(seconds=5)
+    assert history.within(epochs=9).count.item() == 3
+    for wrong in ({"queries": 0}, {"seconds": -1.0}, {"epochs": float("nan")}):
+        with pytest.raises(UsageError, match=f"{next(iter(wrong))}.*expected positive numbers"):
+            history.within(**wrong)
+    with pytest.raises(UsageError, match="got 'days'"):
+        history.spent("days")
+    assert not SearchHistory.empty(1, 2).timed
