@@ -1,0 +1,1 @@
+"""What a trained embedding is worth: one analysis, one file, each called by ``lightning-nas analyze``."""

@@ -1,0 +1,222 @@
+"""Trained modules and their embeddings, as analyses need them: from run folders, whole spaces at once."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pytorch_lightning import LightningModule
+from torch import LongTensor, Tensor
+
+from lightning_nas.benchmarks.table import find_table, read_table
+from lightning_nas.errors import RunFolderError, SpaceError, UsageError
+from lightning_nas.loading import load
+from lightning_nas.spaces.base import CellGraph, FiniteSpace
+from lightning_nas.spaces.config import make_space
+from lightning_nas.spaces.encodings import Encoding
+
+_CHUNK = 4096  # cells per forward pass
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """One run folder: a trained module and the space that it was trained on.
+
+    Args:
+        folder: The run folder.
+        module: The trained module, in evaluation mode.
+        space: The space whose cells it embeds.
+        variant: What the module is apart from its seed, to tell seeds of one experiment from other experiments.
+    """
+
+    folder: Path
+    module: LightningModule
+    space: FiniteSpace  # type: ignore[type-arg]
+    variant: str
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """Embedding of every cell of the space, ``(N, D)`` float32."""
+        return embed(self.module, self.space.all_graphs())
+
+
+def load_runs(folders: Sequence[Path]) -> dict[str, list[TrainedRun]]:
+    """Trained runs by method: runs that differ in their seed alone share a name, others get one of their own.
+
+    Args:
+        folders: Run folders as ``lightning-nas fit`` leaves them, all of one space.
+
+    Raises:
+        RunFolderError: A folder holds no trained module, does not name its space, or the space is not finite.
+        UsageError: The runs are of different spaces, or there are none.
+    """
+    runs = [_load(folder) for folder in dict.fromkeys(folders)]
+    if not runs:
+        raise UsageError("analyze: got no run folders, expected at least one: --run runs/arch2vec/nasbench201")
+    for run in runs:
+        if run.space != runs[0].space:
+            raise UsageError(
+                f"analyze: {runs[0].folder} is of the space {runs[0].space.name!r} and {run.folder} of "
+                f"{run.space.name!r}; expected runs of one space with the same arguments"
+            )
+    variants: dict[str, list[TrainedRun]] = {}
+    for run in runs:
+        variants.setdefault(run.variant, []).append(run)
+    kinds = [type(group[0].module).__name__ for group in variants.values()]
+    return {
+        kind if kinds.count(kind) == 1 else f"{kind} ({group[0].folder.name})": group
+        for kind, group in zip(kinds, variants.values(), strict=True)
+    }
+
+
+def _load(folder: Path) -> TrainedRun:
+    module = load(folder)
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text("utf-8"))
+        described = config["data"]["init_args"]["space"]
+        model = config["model"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{path}: does not say on which space the module was trained ({type(error).__name__}: {error}); expected "
+            "the configuration of 'lightning-nas fit' with data.init_args.space"
+        ) from error
+    try:
+        space = make_space({"class_path": described} if isinstance(described, str) else described)
+    except SpaceError as error:
+        raise RunFolderError(f"{path}: {error}") from error
+    if not isinstance(space, FiniteSpace):
+        raise RunFolderError(f"{path}: the space {space.name!r} is not numbered, expected a finite space")
+    arguments = {name: value for name, value in (model.get("init_args") or {}).items() if name != "seed"}
+    return TrainedRun(folder, module, space, json.dumps([model["class_path"], arguments], sort_keys=True, default=str))
+
+
+@torch.no_grad()
+def embed(module: LightningModule, graphs: CellGraph) -> Tensor:
+    """Embeddings of cells in evaluation mode, ``(B, V)`` and ``(B, V, V)`` -> ``(B, D)`` float32 on the CPU."""
+    if not hasattr(module, "predict_step"):
+        raise UsageError(f"{type(module).__name__}: has no predict_step, expected a module that embeds cells")
+    parts = []
+    for index in torch.arange(len(graphs.ops)).split(_CHUNK):
+        chosen = CellGraph(graphs.ops[index], graphs.adjacency[index])
+        parts.append(module.predict_step((index, chosen), 0)[1].float().cpu())
+    return torch.cat(parts)
+
+
+def untrained(module: LightningModule, seed: int) -> LightningModule:
+    """The same network with fresh weights: what the architecture alone does.
+
+    Args:
+        module: Any module whose layers know how to reset themselves, as those of torch do.
+        seed: Seed of the weights.
+    """
+    fresh = copy.deepcopy(module)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in fresh.modules():
+            if callable(getattr(layer, "reset_parameters", None)):
+                layer.reset_parameters()
+    return fresh.eval()
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Test accuracies of a table.
+
+    Args:
+        dataset: Data set, for example ``cifar10``.
+        epochs: Training epochs behind them.
+        table: Name of the table.
+        members: Which members of the space have one, ``(n,)``.
+        values: Mean over training seeds in percent, ``(n,)`` float64.
+    """
+
+    dataset: str
+    epochs: int
+    table: str
+    members: LongTensor
+    values: Tensor
+
+
+def read_accuracies(
+    space: FiniteSpace[Any], table: str | None, dataset: str | None, epochs: int | None, data_dir: str | None
+) -> Accuracies:
+    """Test accuracies of a space's members from a table, which may hold a part of the space only.
+
+    Args:
+        space: Whose members.
+        table: Name or path of the table; None for the space's name.
+        dataset: Data set; None for the table's only one.
+        epochs: Training epochs; None for the most there are.
+        data_dir: Folder of tables, None for the default.
+
+    Raises:
+        BenchmarkDataError: There is no such table or column.
+        UsageError: The table is of another space, or the choice is not clear.
+    """
+    found = read_table(find_table(table or space.name, data_dir))
+    if found.meta["space"] != space.name:
+        raise UsageError(f"{found.path}: is a table of {found.meta['space']!r}, expected one of {space.name!r}")
+    columns = [name.rpartition("/test@") for name in found.columns if "/test@" in name]
+    known = sorted((name, int(length)) for name, _, length in columns if length.isdigit())
+    chosen = [pair for pair in known if dataset in (None, pair[0]) and epochs in (None, pair[1])]
+    if len({name for name, _ in chosen}) != 1:
+        raise UsageError(
+            f"{found.path}: got --dataset {dataset} --epochs {epochs}, expected one of "
+            f"{', '.join(f'{name} {length}' for name, length in known)}"
+        )
+    name, length = max(chosen)
+    values = torch.from_numpy(found.mean_over_seeds(f"{name}/test@{length}").astype(np.float64))
+    partial = "member" in found.columns  # a table of a part of the space says of which one
+    members = torch.from_numpy(found["member"].astype(np.int64)) if partial else torch.arange(len(values))
+    if not partial and len(values) != len(space):
+        raise UsageError(
+            f"{found.path}: holds {len(values):,} members of {space.name!r}, which has {len(space):,}; expected all of "
+            "them, or a column 'member' that says which"
+        )
+    return Accuracies(name, length, found.path.stem, members, values)  # type: ignore[arg-type]
+
+
+def every_run(groups: Mapping[str, Sequence[TrainedRun]]) -> list[TrainedRun]:
+    """All runs of all methods, in order."""
+    return [run for group in groups.values() for run in group]
+
+
+def draw(size: int, count: int, seed: int) -> LongTensor:
+    """Different numbers below ``size``, at most ``count``, in random order."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    return order[:count]  # type: ignore[return-value]
+
+
+def representations(
+    groups: Mapping[str, Sequence[TrainedRun]], encodings: Mapping[str, Encoding], seed: int
+) -> dict[str, list[Tensor]]:
+    """Vectors of all cells: of every method, of its network untrained, and of encodings, several for several seeds.
+
+    Args:
+        groups: Trained runs by method.
+        encodings: Further representations by name.
+        seed: Seed of the first untrained network; every trained run has an untrained one beside it.
+
+    Raises:
+        UsageError: A name occurs twice.
+    """
+    found = {label: [run.embeddings for run in group] for label, group in groups.items()}
+    graphs = next(iter(groups.values()))[0].space.all_graphs()
+    for label, group in groups.items():
+        found[f"{label}, untrained"] = [
+            embed(untrained(run.module, seed + number), graphs) for number, run in enumerate(group)
+        ]
+    for label, encoding in encodings.items():
+        if label in found:
+            raise UsageError(f"analyze: got an encoding named {label!r}, which is a trained module's name; rename it")
+        found[label] = [encoding.encode(every_run(groups)[0].space)]
+    return found

@@ -1,0 +1,97 @@
+"""The verb ``lightning-nas analyze``: what a trained embedding is worth.
+
+Each analysis is one function in one file of ``lightning_nas/analysis``; its arguments are the command's options. Only
+the one that is asked for is imported, so that the list of them answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from lightning_nas.errors import UsageError
+
+NAMES = ("performance", "smoothness", "walk", "tsne")
+"""Analyses of this package: function NAME in ``lightning_nas/analysis/NAME.py``."""
+
+
+def analyze(name: str, options: list[str] = []) -> None:  # noqa: B006  # a CLI default
+    """Look into what a trained embedding is worth; leaves figures (PNG, PDF, TensorBoard) and numbers (JSON).
+
+    performance: how well a regression on the embedding of a few cells predicts the accuracy of all others.
+    smoothness: whether cells that a few edits separate lie close to each other.
+    walk: whether the nearest neighbours in the latent space look alike, drawn as graphs.
+    tsne: a map of the latent space, coloured by accuracy.
+
+    'lightning-nas analyze NAME --help' explains the options of each, for example
+    'lightning-nas analyze walk --run runs/arch2vec/nasbench201'.
+
+    Args:
+        name: One of these names, or the dotted path of a function of your own, such as mine.analyses.density.
+        options: What follows the name; --run takes one or more run folders.
+    """
+    sys.path.insert(0, os.getcwd())  # a user's own spaces and analyses lie where the command is typed
+    from jsonargparse import auto_cli
+
+    import lightning_nas.short_names  # noqa: F401  # so that encodings and predictors go by their class names
+
+    auto_cli(_find(name), args=_joined(options), prog=f"lightning-nas analyze {name}", as_positional=False)
+
+
+def arguments(verb: str, args: Sequence[str]) -> list[str]:
+    """The name, then all options as one list.
+
+    Args:
+        verb: ``analyze``.
+        args: What was typed behind the verb.
+
+    Example:
+        >>> arguments("analyze", ["walk", "--run", "runs/a"])
+        ['walk', '--options=["--run", "runs/a"]']
+    """
+    if not args or args[0].startswith("-"):
+        return list(args)
+    return [args[0], f"--options={json.dumps(list(args[1:]))}"]
+
+
+def _find(name: str) -> Any:
+    if name in NAMES:
+        return getattr(import_module(f"lightning_nas.analysis.{name}"), name)
+    module, _, function = name.rpartition(".")
+    if not module:
+        near = get_close_matches(name, NAMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"analyze: got the analysis {name!r}, expected one of {', '.join(NAMES)}{hint}")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"analyze: {name!r} cannot be imported ({error}); expected one of {', '.join(NAMES)}, or the dotted path "
+            "of a function that can be imported from here"
+        ) from error
+
+
+def _joined(options: Sequence[str]) -> list[str]:
+    """Let people write ``--run a b``, which jsonargparse cannot read.
+
+    Example:
+        >>> _joined(["--run", "a", "b", "--seed", "1", "--run=c"])
+        ['--run=["a", "b", "c"]', '--seed', '1']
+    """
+    folders: list[str] = []
+    rest: list[str] = []
+    taking = False
+    for option in options:
+        taking = option == "--run" or (taking and not option.startswith("-"))
+        if option.startswith("--run="):
+            folders.append(option.removeprefix("--run="))
+        elif not taking:
+            rest.append(option)
+        elif option != "--run":
+            folders.append(option)
+    return [*([f"--run={json.dumps(folders)}"] if folders else []), *rest]
