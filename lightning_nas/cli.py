@@ -25,6 +25,7 @@ Data and results:
   tabulate   train a whole search space on your data: a benchmark table of your own
   spaces     list the search spaces, look at single architectures
   report     compare finished runs, render the results ledger
+  analyze    look into what a trained embedding is worth: performance, smoothness, walk, tsne
   export     write a trained network as Python source, torch.export program or ONNX, and check it
 
 First steps:
@@ -37,6 +38,7 @@ PLAIN = {
     "data": "lightning_nas.data_cli",
     "spaces": "lightning_nas.data_cli",
     "report": "lightning_nas.report_cli",
+    "analyze": "lightning_nas.analyze_cli",
     "export": "lightning_nas.export_cli",
     "tabulate": "lightning_nas.tabulate_cli",
 }

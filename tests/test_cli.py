@@ -24,7 +24,7 @@ def test_every_verb_is_explained_and_every_explained_verb_exists():
     explained = re.findall(r"^  (\w+)  +\S", HELP, flags=re.M)
     assert explained == [
         "fit", "search", "retrain", "validate", "test", "predict", "data", "tabulate", "spaces", "report",
-        "export",
+        "analyze", "export",
     ]  # fmt: skip
     assert set(explained) == {*LIGHTNING, *PLAIN}
 

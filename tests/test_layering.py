@@ -30,6 +30,8 @@ ALLOWED = {
     "genotype": CORE,
     "loading": CORE | {"modules"},
     "retraining": CORE | {"modules"},
+    "analysis": CORE | REPORTING | {"search", "predictors", "benchmarks", "modules", "metrics", "loading"},
+    "analyze_cli": None,
     "export": CORE | {"modules", "loading", "export_template"},
     "export_template": set(),
     "export_cli": CORE | {"export", "loading", "modules"},
@@ -125,7 +127,7 @@ def test_the_rules_can_fail(tmp_path):
     assert list(imports(tmp_path / "bad.py")) == [("torch.nn", True), ("callbacks.search", False)]
 
 
-@pytest.mark.parametrize("module", ["cli", "data_cli", "report_cli", "export_cli"])
+@pytest.mark.parametrize("module", ["cli", "data_cli", "report_cli", "analyze_cli", "export_cli"])
 def test_the_plain_commands_import_no_torch(module):
     heavy = "{'torch', 'pytorch_lightning', 'botorch', 'matplotlib', 'sklearn', 'scipy'}"
     code = f"import sys, lightning_nas.{module}; print(sorted({heavy} & set(sys.modules)))"

@@ -175,13 +175,8 @@ def read_accuracies(
         )
     name, length = max(chosen)
     values = torch.from_numpy(found.mean_over_seeds(f"{name}/test@{length}").astype(np.float64))
-    partial = "member" in found.columns  # a table of a part of the space says of which one
-    members = torch.from_numpy(found["member"].astype(np.int64)) if partial else torch.arange(len(values))
-    if not partial and len(values) != len(space):
-        raise UsageError(
-            f"{found.path}: holds {len(values):,} members of {space.name!r}, which has {len(space):,}; expected all of "
-            "them, or a column 'member' that says which"
-        )
+    held = found.members(len(space))
+    members = torch.arange(len(space)) if held is None else torch.from_numpy(held)
     return Accuracies(name, length, found.path.stem, members, values)  # type: ignore[arg-type]
 
 
