@@ -23,17 +23,16 @@ NAMES = ("performance", "smoothness", "walk", "tsne")
 def analyze(name: str, options: list[str] = []) -> None:  # noqa: B006  # a CLI default
     """Look into what a trained embedding is worth; leaves figures (PNG, PDF, TensorBoard) and numbers (JSON).
 
-    performance: how well a regression on the embedding of a few cells predicts the accuracy of all others.
-    smoothness: whether cells that a few edits separate lie close to each other.
-    walk: whether the nearest neighbours in the latent space look alike, drawn as graphs.
-    tsne: a map of the latent space, coloured by accuracy.
-
     'lightning-nas analyze NAME --help' explains the options of each, for example
     'lightning-nas analyze walk --run runs/arch2vec/nasbench201'.
 
     Args:
-        name: One of these names, or the dotted path of a function of your own, such as mine.analyses.density.
-        options: What follows the name; --run takes one or more run folders.
+        name: performance: how well a regression on the embeddings of a few cells predicts the accuracy of all others.
+            smoothness: whether cells that a few edits separate lie close to each other. walk: whether nearest
+            neighbours look alike, drawn as graphs. tsne: a map of the embedding, coloured by accuracy. Or the dotted
+            path of a function of your own, such as mine.analyses.density.
+        options: What follows the name ('lightning-nas analyze NAME --help' explains it); --run takes one or more run
+            folders.
     """
     sys.path.insert(0, os.getcwd())  # a user's own spaces and analyses lie where the command is typed
     from jsonargparse import auto_cli
