@@ -21,12 +21,22 @@ from lightning_nas.errors import BenchmarkDataError, UsageError
 from lightning_nas.terminal import say
 
 
-def prepare(table: str, *, source: str, trust_pickle: bool = False, data_dir: str | None = None) -> None:
+def prepare(
+    table: str,
+    *,
+    source: str,
+    name: str | None = None,
+    allow_partial: bool = False,
+    trust_pickle: bool = False,
+    data_dir: str | None = None,
+) -> None:
     """Turn an official download into one compact table.
 
     Args:
         table: Which table, for example ``nasbench201``; ``lightning-nas data list`` names them all.
         source: The downloaded file or unpacked folder.
+        name: Name of the table, when it shall have another one; needed for a table of some of the architectures.
+        allow_partial: Make a table of what is there, although architectures or trainings are missing.
         trust_pickle: Read a pickled source. A pickle can run any code: only for files from the official pages.
         data_dir: Folder for the table; default ``$LIGHTNING_NAS_DATA`` or ``~/.cache/lightning_nas``.
     """
@@ -34,16 +44,22 @@ def prepare(table: str, *, source: str, trust_pickle: bool = False, data_dir: st
 
     if table not in PUBLISHED:
         raise UsageError(f"data prepare: got the table {table!r}, expected one of {', '.join(PUBLISHED)}")
+    if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        raise UsageError(f"data prepare: got the name {name!r}, expected letters, digits, '_', '-', '.'")
+    if allow_partial and not PUBLISHED[table].partial:
+        raise UsageError(f"data prepare: {table} comes whole or not at all; leave --allow_partial out")
     console = Console()
     importer = import_module(f"lightning_nas.benchmarks.{table}")
-    target = table_folder(data_dir) / f"{table}.npz"
+    target = table_folder(data_dir) / f"{name or table}.npz"
     show = partial(track, description=f"Reading {Path(source).name}", console=console)
-    written: Table = importer.prepare(Path(source).expanduser(), target, trust_pickle=trust_pickle, track=show)
+    options = {"allow_partial": True} if allow_partial else {}
+    path = Path(source).expanduser()
+    written: Table = importer.prepare(path, target, trust_pickle=trust_pickle, track=show, **options)
     say(
         console,
-        f"{written.path}: {len(written):,} architectures, {len(written.columns)} columns, "
+        f"{written.path}: {_rows(written)} architectures, {len(written.columns)} columns, "
         f"{written.path.stat().st_size / 1e6:.1f} MB\n"
-        "Checked: number and order of the architectures, published optima\n"
+        f"Checked: {written.meta.get('checked', 'number and order of the architectures, published optima')}\n"
         f"Source: {written.meta['source']}\nLicence: {written.meta['licence']}\nCite: {written.meta['citation']}",
     )
 
@@ -68,7 +84,7 @@ def list_tables(data_dir: str | None = None) -> None:
         except BenchmarkDataError as error:
             damaged.append(str(error))
             continue
-        grid.add_row(file.stem, f"{len(table):,}", ", ".join(_datasets(table)), str(table.meta.get("source", "")))
+        grid.add_row(file.stem, _rows(table), ", ".join(_datasets(table)), str(table.meta.get("source", "")))
     console.print(grid, markup=False)
     for message in damaged:
         say(console, f"Damaged: {message}")
@@ -174,8 +190,8 @@ def arguments(verb: str, args: list[str]) -> list[str]:
     typed = list(args)
     for place, arg in enumerate(args):
         following = "".join(args[place + 1 : place + 2]).lower()
-        if arg == "--trust_pickle" and following not in ("true", "false"):
-            typed[place] = "--trust_pickle=true"
+        if arg in ("--trust_pickle", "--allow_partial") and following not in ("true", "false"):
+            typed[place] = f"{arg}=true"
     return typed
 
 
@@ -193,6 +209,12 @@ def _which(table: Table, dataset: str | None, epochs: int | None) -> tuple[str, 
             f"{', '.join(f'{name} {length}' for name, length in sorted(found))}"
         )
     return max(chosen)
+
+
+def _rows(table: Table) -> str:
+    """``3,258 of 423,624`` for a table of a part of a space; the space's size without torch where the table has it."""
+    size = table.meta.get("space_size", len(table))
+    return f"{len(table):,}" + (f" of {size:,}" if size != len(table) else "")
 
 
 def _datasets(table: Table) -> list[str]:

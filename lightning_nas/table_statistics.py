@@ -59,11 +59,18 @@ class TableStatistics:
 
     @cached_property
     def chosen(self) -> np.ndarray:
-        """Indices of the connected architectures, one of each kind."""
-        distinct: np.ndarray = np.unique(self.space.representatives.numpy())
-        connected = getattr(self.space, "connected", np.ones(len(self.space), dtype=bool))
-        chosen: np.ndarray = distinct[np.asarray(connected)[distinct]]
-        return chosen
+        """Rows of the connected architectures, one of each kind."""
+        connected = np.asarray(getattr(self.space, "connected", np.ones(len(self.space), dtype=bool)))
+        kinds: np.ndarray = self.space.representatives.numpy()
+        if self._members is None:
+            distinct = np.unique(kinds)
+            return np.asarray(distinct[connected[distinct]])
+        _, first = np.unique(kinds[self._members], return_index=True)
+        return np.asarray(first[connected[self._members[first]]])
+
+    @cached_property
+    def _members(self) -> np.ndarray | None:
+        return self.table.members(len(self.space))
 
     @cached_property
     def _num_seeds(self) -> int:
@@ -94,13 +101,21 @@ class TableStatistics:
     def _likeness(self, test: np.ndarray, other: Table | None, columns: tuple[str, ...]) -> list[Row]:
         if other is None:
             return []
-        if other.meta["space"] != self.space.name or len(other) != len(self.space):
+        if other.meta["space"] != self.space.name:
             raise BenchmarkDataError(
                 f"{other.path}: is a table of {other.meta['space']!r}, expected one of {self.space.name!r}"
             )
+        row_of = np.arange(len(self.space))
+        if (members := other.members(len(self.space))) is not None:
+            row_of = np.full(len(self.space), -1)
+            row_of[members] = np.arange(len(members))
+        there = row_of[self.chosen if self._members is None else self._members[self.chosen]]
+        if (there >= 0).sum() < 2:
+            raise BenchmarkDataError(f"{other.path}: has no two architectures in common with {self.table.path}")
+        test, there = test[there >= 0], there[there >= 0]
         rows = []
         for column in columns:
-            theirs = other.mean_over_seeds(column)[self.chosen]
+            theirs = other.mean_over_seeds(column)[there]
             rows += [
                 self._row(f"mean test accuracy, {column}", "Spearman correlation", [_spearman(test.mean(1), theirs)]),
                 self._row(

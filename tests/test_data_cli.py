@@ -85,6 +85,43 @@ def test_trust_is_a_flag(run, tmp_path, typed):
         run("data", "prepare", "nasbench201", "--source", tmp_path / "x.pth", "--data_dir", tmp_path)
 
 
+@pytest.fixture
+def some_cells(tmp_path):
+    """A made-up ``.npz`` source with results of two NAS-Bench-101 cells."""
+    adjacency = np.zeros((2, 7, 7), np.uint8)
+    adjacency[:, 0, 1] = adjacency[:, 1, 6] = 1
+    names = ["input", "conv1x1-bn-relu", "conv3x3-bn-relu", "maxpool3x3", "output"]
+    ops = np.array([[0, 1, 1, 1, 1, 1, 4], [0, 3, 1, 1, 1, 1, 4]])
+    errors = np.random.default_rng(0).uniform(0.1, 0.2, (2, 2, 3))
+    path = tmp_path / "cells.npz"
+    np.savez(path, ops=ops, op_names=names, adjacency=adjacency, val_error=errors[0], test_error=errors[1])
+    return path
+
+
+def test_prepare_a_part_of_nasbench101(run, some_cells, tmp_path):
+    typed = ["data", "prepare", "nasbench101", "--source", some_cells, "--data_dir", tmp_path / "tables"]
+    with pytest.raises(UsageError, match="holds 2 of 423,624 architectures.*add --name"):
+        run(*typed)
+    assert not list((tmp_path / "tables").glob("*"))
+    printed = run(*typed, "--name", "nasbench101-two")
+    for expected in ("nasbench101-two.npz: 2 of 423,624 architectures", "Licence: Apache-2.0", "arXiv:1902.09635",
+                     "Checked: every architecture is one of the space"):  # fmt: skip
+        assert expected in printed
+    listed = run("data", "list", "--data_dir", tmp_path / "tables")
+    assert "2 of 423,624" in listed
+    assert "Not there: nasbench101, " in listed
+    assert "lightning-nas data prepare nasbench101 --source nasbench_only108.tfrecord --data_dir" in listed
+    measured = run("data", "statistics", tmp_path / "tables" / "nasbench101-two.npz")
+    assert "two seeds, test accuracy" in measured
+
+
+def test_parts_of_what_comes_whole_and_odd_names(run, tmp_path):
+    with pytest.raises(UsageError, match="nasbench201 comes whole or not at all"):
+        run("data", "prepare", "nasbench201", "--source", "x", "--allow_partial")
+    with pytest.raises(UsageError, match="got the name '../x'"):
+        run("data", "prepare", "nasbench201", "--source", "x", "--name", "../x")
+
+
 def test_unknown_tables_and_missing_arguments(run, capsys):
     with pytest.raises(UsageError, match="got the table 'nasbench2', expected one of nasbench201"):
         run("data", "prepare", "nasbench2", "--source", "x")
@@ -98,6 +135,7 @@ def test_help_explains_every_argument(run, capsys):
         run("data", "prepare", "--help")
     printed = " ".join(capsys.readouterr().out.split())
     assert "A pickle can run any code" in printed
+    assert "needed for a table of some of the architectures" in printed
     assert "The downloaded file or unpacked folder" in printed
 
 

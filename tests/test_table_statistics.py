@@ -68,6 +68,33 @@ def test_isomorphic_and_disconnected_architectures_are_left_out(measured, monkey
     assert TableStatistics(table, TinySpace(), "toy", 9).chosen.tolist() == list(range(0, 27, 2))
 
 
+def test_tables_of_a_part_of_the_space(measured, tmp_path, monkeypatch):
+    statistics, other, test, valid = measured
+    members = np.random.default_rng(1).permutation(81)[:50]
+    table = write_table(
+        tmp_path / "part.npz", {"space": "tiny"},
+        {"toy/test@9": test[members], "toy/valid@9": valid[members], "member": members},
+    )  # fmt: skip
+    part = TableStatistics(table, SPACE, "toy", 9)
+    rows = part.rows(other, ("b/test@1",))
+    assert row(rows, "best", "mean test accuracy").mean == pytest.approx(test[members].mean(1).max())
+    expected = spearmanr(test[members].mean(1), other["b/test@1"][members]).statistic
+    assert row(rows, "mean test accuracy, b/test@1").mean == pytest.approx(expected)
+    # The other way round, what only one of them has is left out.
+    (like, _) = statistics._likeness(test, table, ("toy/test@9",))
+    assert like.mean == pytest.approx(1)
+    far = np.setdiff1d(np.arange(81), members)[:2]
+    elsewhere = write_table(tmp_path / "far.npz", {"space": "tiny"}, {"c/test@1": np.ones(2), "member": far})
+    with pytest.raises(BenchmarkDataError, match="has no two architectures in common"):
+        part.rows(elsewhere, ("c/test@1",))
+    monkeypatch.setattr(TinySpace, "canonical", lambda self, arch: (0, *arch[1:]))
+    some = TableStatistics(table, TinySpace(), "toy", 9).chosen
+    kinds = members % 27  # TinySpace numbers its first position in the highest digit
+    assert sorted(kinds[some]) == sorted(set(kinds))
+    monkeypatch.setattr(TinySpace, "connected", np.arange(81) % 2 == 0, raising=False)
+    assert (members[TableStatistics(table, TinySpace(), "toy", 9).chosen] % 2 == 0).all()
+
+
 def test_tables_without_single_seeds_or_of_another_space_are_refused(measured, tmp_path):
     statistics, *_ = measured
     single = write_table(tmp_path / "s.npz", {"space": "tiny"}, {"toy/test@9": np.ones(81), "toy/valid@9": np.ones(81)})

@@ -18,12 +18,14 @@ class Source:
         size: Size of the download, for humans.
         url: Official page that links the download.
         pickled: Whether it is a pickle, which is read only with ``--trust_pickle``.
+        sha256: Checksum that its authors publish, if they do.
     """
 
     file: str
     size: str
     url: str
     pickled: bool = True
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class PublishedTable:
         sources: Downloads it can be prepared from, the recommended one first.
         licence: Licence of the data.
         citation: What to cite.
+        partial: Whether a table of some of the architectures can be prepared, too.
     """
 
     name: str
@@ -45,6 +48,7 @@ class PublishedTable:
     sources: tuple[Source, ...]
     licence: str
     citation: str
+    partial: bool = False
 
     def command(self, source: Source, folder: Path | None = None) -> str:
         """Command that prepares the table from a downloaded source.
@@ -72,7 +76,31 @@ PUBLISHED: dict[str, PublishedTable] = {
             "Dong & Yang, NAS-Bench-201, ICLR 2020, arXiv:2001.00326 (dong2020nasbench201); "
             "Dong et al., NATS-Bench, TPAMI 2021, arXiv:2009.00437 (dong2021nats)"
         ),
-    )
+    ),
+    "nasbench101": PublishedTable(
+        name="nasbench101",
+        description="NAS-Bench-101 space on CIFAR-10, three trainings of 108 epochs each (full: 4, 12 and 36, too)",
+        rows=423_624,
+        sources=(
+            Source(
+                "nasbench_only108.tfrecord",
+                "499 MB",
+                "https://github.com/google-research/nasbench",
+                pickled=False,
+                sha256="4c39c3936e36a85269881d659e44e61a245babcb72cb374eacacf75d0e5f4fd1",
+            ),
+            Source(
+                "nasbench_full.tfrecord",
+                "1.95 GB",
+                "https://github.com/google-research/nasbench",
+                pickled=False,
+                sha256="3d64db8180fb1b0207212f9032205064312b6907a3bbc81eabea10db2f5c7e9c",
+            ),
+        ),
+        licence="Apache-2.0",
+        citation="Ying et al., NAS-Bench-101, ICML 2019, arXiv:1902.09635 (pmlr-v97-ying19a)",
+        partial=True,
+    ),
 }
 
 
@@ -85,7 +113,7 @@ def how_to_get(name: str, folder: Path | None = None) -> str:
 
     Example:
         >>> how_to_get("mine")
-        "published tables are nasbench201; 'lightning-nas data list' says what is there"
+        "published tables are nasbench201, nasbench101; 'lightning-nas data list' says what is there"
     """
     table = PUBLISHED.get(name)
     if table is None:
