@@ -252,3 +252,37 @@ def box_panels(panels: Mapping[str, Mapping[int, np.ndarray]], notes: Sequence[s
             ax.set_ylim(bottom=0)
             ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=7)
     return figure
+
+
+def map_figure(places: np.ndarray, scores: np.ndarray, squares: np.ndarray, heading: str) -> Figure:
+    """Cells on the plane, and the mean score of every square of a grid, in one scale of colours.
+
+    Args:
+        places: In [-1, 1], ``(n, 2)``.
+        scores: Accuracy in percent, ``(n,)``; the colours span the middle nine tenths, the rest has the end colours.
+        squares: Mean scores, rows upwards, NaN where there are no cells, ``(G, G)``.
+        heading: Text above.
+    """
+    low, high = np.quantile(scores, [0.05, 0.95])
+    order = np.random.default_rng(0).permutation(len(scores))  # nobody's cells lie on top
+    with style():
+        figure = styled(7.2, 3.4)
+        left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+        colours = {"cmap": "viridis", "vmin": low, "vmax": high}
+        size = float(np.clip(12_000 / len(scores), 1.0, 14.0))
+        left.scatter(*places[order].T, c=scores[order], s=size, linewidths=0, rasterized=True, **colours)
+        edges = np.linspace(-1, 1, len(squares) + 1)
+        drawn = right.pcolormesh(edges, edges, np.ma.masked_invalid(squares), rasterized=True, **colours)
+        for ax, title in ((left, "cells"), (right, f"mean over squares, {len(squares)} × {len(squares)}")):
+            ax.set_title(title, fontsize=9)
+            ax.set_box_aspect(1)
+            ax.set_xlim(-1.03, 1.03)
+            ax.set_ylim(-1.03, 1.03)
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.grid(visible=False)
+            ax.spines[:].set_visible(True)
+            ax.spines[:].set_color("#CCCCCC")
+        figure.colorbar(drawn, ax=[left, right], label="test accuracy (%)", extend="both", shrink=0.85, pad=0.015)
+        figure.suptitle(heading, fontsize=9)
+    return figure

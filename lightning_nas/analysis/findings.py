@@ -92,19 +92,19 @@ def publish(findings: Findings, runs: Sequence[TrainedRun], output: Path | None,
 
 
 def table_of(title: str, rows: Sequence[Row]) -> Any:
-    """The rows as a table for the terminal: one line for each label, one column for each metric."""
+    """The rows as a table for the terminal: one line for each metric, one column for each label."""
     from rich.table import Table
 
-    metrics = list(dict.fromkeys(row.metric for row in rows))
+    labels = list(dict.fromkeys(row.label for row in rows))
     grid = Table(title=title, title_justify="left")
     grid.add_column("")
-    for metric in metrics:
-        unit = next(row.unit for row in rows if row.metric == metric)
-        grid.add_column(metric + (f" ({unit})" if unit else ""), justify="right")
-    for label in dict.fromkeys(row.label for row in rows):
-        found = {row.metric: row for row in rows if row.label == label}
-        cells = [_cell(found[metric]) if metric in found else "" for metric in metrics]
-        grid.add_row(label, *cells)
+    for label in labels:
+        grid.add_column(label, justify="right")
+    for metric in dict.fromkeys(row.metric for row in rows):
+        found = {row.label: row for row in rows if row.metric == metric}
+        unit = next(iter(found.values())).unit
+        cells = [_cell(found[label]) if label in found else "" for label in labels]
+        grid.add_row(metric + (f" ({unit})" if unit else ""), *cells)
     return grid
 
 
