@@ -45,6 +45,10 @@ class TableStatistics:
         Raises:
             BenchmarkDataError: A table does not keep single seeds, or the other is of another space.
         """
+        if len(self.chosen) < 4:  # half of them must still be a pair
+            raise BenchmarkDataError(
+                f"{self.table.path}: holds {len(self.chosen)} distinct connected architectures, expected at least 4"
+            )
         test, valid = self._seeds("test"), self._seeds("valid")
         rows = [
             *self._agreement(test, valid),

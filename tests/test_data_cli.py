@@ -51,7 +51,8 @@ def test_prepare_then_list(run, columns, tmp_path):
     listed = run("data", "list", "--data_dir", tmp_path / "tables")
     for expected in ("nasbench201", "15,625", "cifar10, cifar100, imagenet16", "columns.npz"):
         assert expected in listed
-    assert "Not there" not in listed
+    assert "Not there: nasbench201," not in listed
+    assert "Not there: nasbench101," in listed
 
 
 def test_list_says_where_to_get_what_is_missing(run, tmp_path, monkeypatch):
@@ -111,8 +112,8 @@ def test_prepare_a_part_of_nasbench101(run, some_cells, tmp_path):
     assert "2 of 423,624" in listed
     assert "Not there: nasbench101, " in listed
     assert "lightning-nas data prepare nasbench101 --source nasbench_only108.tfrecord --data_dir" in listed
-    measured = run("data", "statistics", tmp_path / "tables" / "nasbench101-two.npz")
-    assert "two seeds, test accuracy" in measured
+    with pytest.raises(BenchmarkDataError, match="holds 2 distinct connected architectures, expected at least 4"):
+        run("data", "statistics", tmp_path / "tables" / "nasbench101-two.npz")
 
 
 def test_parts_of_what_comes_whole_and_odd_names(run, tmp_path):
