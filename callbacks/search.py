@@ -37,7 +37,7 @@ class SearchCallback(Callback):
     With several processes the runs are split among them; the result is the one a single process finds.
 
     Leaves in the run folder: ``search/<strategy>.pt`` (histories), ``trials.csv``, ``summary.md``, ``genotype.json``,
-    ``regret.png`` and ``.pdf``, and TensorBoard scalars ``search/incumbent``, ``search/test``, ``search/regret``,
+    ``regret.png`` and ``.pdf`` (with ``regret_seconds`` and ``regret_ecdf`` where costs are known), and TensorBoard scalars ``search/incumbent``, ``search/test``, ``search/regret``,
     ``search/num_queries`` (means over runs).
 
     Args:

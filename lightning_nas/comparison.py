@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Result, merge, write_result
 from lightning_nas.outcomes import outcome_table
-from lightning_nas.plots import regret_figure, save_figure
+from lightning_nas.plots import search_figures
 from lightning_nas.report import RunResult, find_runs, load_run, summarise_search
 
 
@@ -20,6 +22,26 @@ def load_runs(paths: Sequence[Path]) -> list[RunResult]:
     """
     folders = [folder for path in paths for folder in find_runs(path)]
     return [load_run(folder) for folder in dict.fromkeys(folders)]
+
+
+def within_budget(
+    found: Sequence[RunResult], queries: int | None = None, epochs: int | None = None, seconds: float | None = None
+) -> list[RunResult]:
+    """The same searches as if every run had ended when a budget was spent; see :meth:`SearchHistory.within`.
+
+    Raises:
+        UsageError: The costs of a search are not known and a budget in seconds is given, or one is not positive.
+    """
+    cut = []
+    for run in found:
+        histories = {}
+        for name, history in run.histories.items():
+            try:
+                histories[name] = history.within(queries, epochs, seconds)
+            except UsageError as error:
+                raise UsageError(f"{run.folder}, {name}: {error}") from None
+        cut.append(replace(run, histories=histories))
+    return cut
 
 
 def collect_results(paths: Sequence[Path]) -> list[Result]:
@@ -64,7 +86,7 @@ def comparison_table(found: Sequence[RunResult]) -> tuple[list[str], list[list[s
 
 
 def comparison_figures(found: Sequence[RunResult], output: Path) -> list[Path]:
-    """A figure for each benchmark: regrets of different benchmarks do not compare."""
+    """Figures for each benchmark: regrets of different benchmarks do not compare."""
     groups: dict[str, list[RunResult]] = {}
     for run in found:
         groups.setdefault(json.dumps([run.benchmark, run.optimum], sort_keys=True), []).append(run)
@@ -76,8 +98,8 @@ def comparison_figures(found: Sequence[RunResult], output: Path) -> list[Path]:
             for run in group
             for name, history in run.histories.items()
         }
-        figure = regret_figure(histories, group[0].optimum, f"{group[0].space}, {_benchmark(group[0])}")
-        written += save_figure(figure, output / ("regret" if len(groups) == 1 else f"regret-{number}"))
+        path = output / ("regret" if len(groups) == 1 else f"regret-{number}")
+        written += search_figures(histories, group[0].optimum, path, f"{group[0].space}, {_benchmark(group[0])}")
     return written
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from lightning_nas.files import write_atomically
+from lightning_nas.outcomes import outcome
 from lightning_nas.search.history import SearchHistory, Status
 
 if TYPE_CHECKING:
@@ -41,6 +42,17 @@ STYLE: dict[str, Any] = {
     "savefig.bbox": "tight",
     "pdf.fonttype": 42,  # TrueType; publishers refuse Type 3
 }
+
+
+Over = Literal["queries", "epochs", "seconds"]
+"""What a search spends."""
+
+_SPENT = {
+    "queries": "queries (architectures evaluated)",
+    "epochs": "training epochs",
+    "seconds": "seconds on the benchmark's own clock",
+}
+_POINTS = 400  # of a curve over epochs or seconds
 
 
 class Curves(NamedTuple):
@@ -75,38 +87,85 @@ def incumbent_curves(history: SearchHistory) -> Curves:
     return Curves(valid, test)
 
 
-def regret_figure(histories: Mapping[str, SearchHistory], optimum: float | None, title: str | None = None) -> Figure:
-    """Progress of every strategy: median over runs as a line, interquartile range as a band.
+def resampled(history: SearchHistory, over: Over) -> tuple[np.ndarray, Curves]:
+    """Curves of all runs at common points of what was spent.
 
-    With a known optimum, the simple test regret over queries; without, the validation accuracy of the incumbent and
-    its test accuracy side by side.
+    The points reach as far as all runs with a finished evaluation do: beyond, runs that stopped early would be missing
+    from the median.
 
     Args:
-        histories: Runs of each strategy, by the name shown in the legend.
+        history: R runs, in order of arrival.
+        over: What is counted; ``seconds`` needs the cost of every evaluation.
+
+    Returns:
+        P points, ``(P,)``, growing by a common factor, and the curves there, ``(R, P)``.
+    """
+    curves = incumbent_curves(history)
+    finished = (history.status >= Status.DONE)[:, : curves.valid.shape[1]].numpy()
+    spent = history.prefix(history.length).spent(over).numpy()  # (R, T)
+    started = finished.any(axis=1) if finished.size else np.zeros(len(finished), dtype=bool)
+    if not started.any():
+        empty = np.empty((len(curves.valid), 0))
+        return np.empty(0), Curves(empty, empty)
+    # Failed evaluations of unknown cost are free, so the first sums may be zero, which no logarithm has.
+    first = min((row[row > 0].min() for row in spent[started] if (row > 0).any()), default=1.0)
+    last = max(first, min(row.max() for row in spent[started]))
+    points = np.geomspace(first, last, _POINTS) if last > first else np.array([first])
+    points[-1] = last  # exactly, so that the end of the run that stopped first is on it
+    # The last evaluation within each point, in its run; -1 before the first.
+    done = np.where(finished, spent, np.inf)
+    place = np.stack([np.searchsorted(row, points, side="right") - 1 for row in done])  # (R, P)
+    valid, test = (
+        np.where(place >= 0, np.take_along_axis(values, place.clip(0), axis=1), np.nan) for values in curves
+    )
+    return points, Curves(valid, test)
+
+
+def regret_figure(
+    histories: Mapping[str, SearchHistory], optimum: float | None, title: str | None = None, over: Over = "queries"
+) -> Figure:
+    """Progress of every strategy: median over runs as a line, interquartile range as a band.
+
+    With a known optimum, the simple test regret over what was spent; without, the validation accuracy of the incumbent
+    and its test accuracy side by side.
+
+    Args:
+        histories: Runs of each strategy, in order of arrival, by the name shown in the legend.
         optimum: Best reachable test accuracy in percent, or None when nobody knows it.
         title: Text above the figure, for example the benchmark; none by default, as papers have captions.
+        over: What was spent: ``queries``, training ``epochs`` or the benchmark's own ``seconds``.
+
+    Raises:
+        UsageError: Seconds are asked for and the cost of an evaluation is not known.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    curves = {name: incumbent_curves(history) for name, history in histories.items()}
+    steps = over != "queries"
+    sampled = {
+        name: resampled(history, over) if steps else _by_query(history) for name, history in histories.items()
+    }
+    curves = {name: curve for name, (_, curve) in sampled.items()}
+    points = {name: where for name, (where, _) in sampled.items()}
     with rc_context(STYLE):
         panels = 1 if optimum is not None else 2
         figure = Figure(figsize=(4.8, 3.4) if panels == 1 else (7.2, 3.4), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, panels))
         if optimum is not None:
-            _lines(axes[0], {name: optimum - curve.test for name, curve in curves.items()})
+            _lines(axes[0], points, {name: optimum - curve.test for name, curve in curves.items()}, steps)
             axes[0].set_ylabel("test regret (percentage points)")
             _log_where_it_helps(axes[0], [optimum - curve.test for curve in curves.values()])
         else:
-            _lines(axes[0], {name: curve.valid for name, curve in curves.items()})
-            _lines(axes[1], {name: curve.test for name, curve in curves.items()})
+            _lines(axes[0], points, {name: curve.valid for name, curve in curves.items()}, steps)
+            _lines(axes[1], points, {name: curve.test for name, curve in curves.items()}, steps)
             axes[0].set_ylabel("best validation accuracy so far (%)")
             axes[1].set_ylabel("test accuracy of the incumbent (%)")
             _leave_out_the_start(axes[0], [curve.valid for curve in curves.values()])
             _leave_out_the_start(axes[1], [curve.test for curve in curves.values()])
         for ax in axes:
-            ax.set_xlabel("queries (architectures evaluated)")
+            ax.set_xlabel(_SPENT[over])
+            if steps and ax.lines:
+                ax.set_xscale("log")
         if axes[-1].lines:
             axes[-1].legend(loc="upper right" if optimum is not None else "lower right")
         if title:
@@ -114,6 +173,69 @@ def regret_figure(histories: Mapping[str, SearchHistory], optimum: float | None,
         note = "Line: median over runs; band: interquartile range. Selected on validation, reported on test."
         figure.supxlabel(note, fontsize=6.5, color="#555555")
     return figure
+
+
+def final_figure(histories: Mapping[str, SearchHistory], optimum: float | None, title: str | None = None) -> Figure:
+    """Empirical distribution over runs of where each strategy ended (arch2vec, arXiv 2006.06936, Fig. 5 right).
+
+    With a known optimum, of the test regret of the last incumbent; without, of its test accuracy.
+
+    Args:
+        histories: Runs of each strategy, by the name shown in the legend; an interrupted run counts with what it has.
+        optimum: Best reachable test accuracy in percent, or None when nobody knows it.
+        title: Text above the figure; none by default.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    finals = {}
+    for name, history in histories.items():
+        test = outcome(history).test
+        finals[name] = (test if optimum is None else optimum - test)[~np.isnan(test)]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+        ax = figure.subplots()
+        for number, (name, values) in enumerate(finals.items()):
+            if len(values):
+                color, dash = _look(number)
+                ax.ecdf(values, label=_label(name, len(values)), color=color, linestyle=dash, zorder=3)
+        ax.set_ylabel("share of runs that ended there or below")
+        ax.set_xlabel("test accuracy at the end (%)" if optimum is None else "test regret at the end (percentage points)")
+        ax.set_ylim(0, 1.02)
+        if ax.lines:
+            ax.legend(loc="upper left" if optimum is None else "lower right")
+        if title:
+            figure.suptitle(title, fontsize=9)
+        figure.supxlabel("Selected on validation, reported on test.", fontsize=6.5, color="#555555")
+    return figure
+
+
+def search_figures(
+    histories: Mapping[str, SearchHistory], optimum: float | None, path: Path, title: str | None = None
+) -> list[Path]:
+    """All figures of a search: progress over queries and, where costs are known, over seconds, and the ends of the runs.
+
+    Args:
+        histories: Runs of each strategy, in order of arrival.
+        optimum: Best reachable test accuracy in percent, if known.
+        path: Of the first figure, for example ``regret``; ``regret_seconds`` and ``regret_ecdf`` lie beside it.
+        title: Text above the figures.
+
+    Returns:
+        The files, PNG and PDF of each figure.
+    """
+    written = save_figure(regret_figure(histories, optimum, title), path)
+    if timed(histories):
+        over_seconds = regret_figure(histories, optimum, title, "seconds")
+        written += save_figure(over_seconds, path.with_name(f"{path.name}_seconds"))
+        written += save_figure(final_figure(histories, optimum, title), path.with_name(f"{path.name}_ecdf"))
+    return written
+
+
+def timed(histories: Mapping[str, SearchHistory]) -> bool:
+    """Whether there are scores, and the cost of each is known."""
+    begun = [history for history in histories.values() if bool(history.done.any())]
+    return bool(begun) and all(history.timed for history in begun)
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
@@ -137,20 +259,36 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     return written
 
 
-def _lines(ax: Axes, runs: Mapping[str, np.ndarray]) -> None:
+def _by_query(history: SearchHistory) -> tuple[np.ndarray, Curves]:
+    curves = incumbent_curves(history)
+    return np.arange(1, curves.valid.shape[1] + 1), curves
+
+
+def _lines(ax: Axes, points: Mapping[str, np.ndarray], runs: Mapping[str, np.ndarray], steps: bool) -> None:
     for number, (name, values) in enumerate(runs.items()):
         some = ~np.isnan(values).all(axis=0)
         if not some.any():
             continue
-        queries = np.arange(1, values.shape[1] + 1)[some]
+        spent = points[name][some]
         low, median, high = _quartiles(values[:, some])
-        color, dash = PALETTE[number % len(PALETTE)], DASHES[number % len(DASHES)]
+        color, dash = _look(number)
         count = int((~np.isnan(values)).any(axis=1).sum())
-        label = f"{name} ({count} run{'s' if count > 1 else ''})"
-        ax.plot(queries, median, color=color, linestyle=dash, label=label, zorder=3)
+        # An incumbent stays until there is a better one: between two queries there is nothing, between two seconds there is.
+        drawn, band = ("steps-post", "post") if steps else ("default", None)
+        ax.plot(
+            spent, median, color=color, linestyle=dash, label=_label(name, count), zorder=3, drawstyle=drawn
+        )
         if count > 1:
-            ax.fill_between(queries, low, high, color=color, alpha=0.15, linewidth=0)
+            ax.fill_between(spent, low, high, color=color, alpha=0.15, linewidth=0, step=band)
     ax.margins(x=0.01)
+
+
+def _look(number: int) -> tuple[str, Any]:
+    return PALETTE[number % len(PALETTE)], DASHES[number % len(DASHES)]
+
+
+def _label(name: str, runs: int) -> str:
+    return f"{name} ({runs} run{'s' if runs > 1 else ''})"
 
 
 def _quartiles(values: np.ndarray) -> np.ndarray:

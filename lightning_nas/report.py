@@ -18,7 +18,7 @@ from lightning_nas.errors import RunFolderError, SpaceError, UsageError
 from lightning_nas.files import write_atomically
 from lightning_nas.ledger import Result, Row
 from lightning_nas.outcomes import Outcome, outcome, outcome_table, paired_difference, paired_differences
-from lightning_nas.plots import regret_figure, save_figure
+from lightning_nas.plots import search_figures, timed
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.spaces.base import SearchSpace
@@ -36,6 +36,8 @@ def write_search_report(
     next_steps: str,
 ) -> str:
     """Write ``trials.csv``, ``summary.md``, ``genotype.json``, ``regret.png`` and ``regret.pdf``, each atomically.
+
+    Where the benchmark knows its costs, figures over its own seconds and of the ends of the runs lie beside the last.
 
     Args:
         folder: Run folder.
@@ -61,7 +63,7 @@ def write_search_report(
     text = _summary(histories, outcomes, best, benchmark, next_steps)
     with write_atomically(folder / "summary.md") as file:
         file.write(text)
-    save_figure(regret_figure(histories, benchmark.optimum), folder / "regret")
+    search_figures(histories, benchmark.optimum, folder / "regret")
     return text
 
 
@@ -296,6 +298,8 @@ def _summary(
     parts += _differences(outcomes)
     found = "genotype.json: the best architecture; " if best is not None else ""
     files = f"{found}trials.csv: every evaluation; regret.png, regret.pdf: progress over queries."
+    if timed(histories):
+        files += " Beside them regret_seconds: over the benchmark's own seconds; regret_ecdf: where the runs ended."
     parts.append(f"Files: {files}\n")
     if best is not None and next_steps:
         parts.append(f"Next:\n\n    {next_steps}\n")

@@ -7,9 +7,9 @@ renders at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -32,6 +32,9 @@ def report(
     ledger: bool = False,
     check: bool = False,
     results: Path = Path("docs/results"),
+    queries: int | None = None,
+    epochs: int | None = None,
+    seconds: float | None = None,
 ) -> None:
     """Compare search runs, and keep the ledger of results.
 
@@ -41,18 +44,28 @@ def report(
     Args:
         runs: Run folders, or folders that hold some; ``--runs`` may be left out.
         format: How the table is written: markdown, csv or latex (booktabs).
-        output: With runs: folder for the table and a joint figure of regret over queries. With ``--ledger``: the page,
-            default RESULTS.md.
+        output: With runs: folder for the table and a joint figure of regret over queries, and where costs are known, of
+            regret over seconds and of its distribution at the end. With ``--ledger``: the page, default RESULTS.md.
         record: Folder of the ledger, usually docs/results; writes the JSON of every given run there. Runs of one
             experiment with different seeds are combined.
         ledger: Render the ledger from its JSON files.
         check: Write nothing; fail when the ledger's page is not what its JSON files render to.
         results: Folder of the ledger's JSON files.
+        queries: Look at the first evaluations of each run only, this many.
+        epochs: Look at what each run had before it exceeded this many training epochs, summed over its evaluations.
+        seconds: Look at what each run had before it exceeded this many seconds on the benchmark's own clock.
     """
     console = Console()
     page = ledger or check
     if not runs and not page:
         raise UsageError("report: got nothing to do; give run folders ('lightning-nas report runs/a'), or --ledger")
+    budget = {"queries": queries, "epochs": epochs, "seconds": seconds}
+    given = [f"--{name}" for name, value in budget.items() if value is not None]
+    if given and (not runs or page or record is not None):
+        raise UsageError(
+            f"report: got {' '.join(given)} with {'--record or --ledger' if runs else 'no run folders'}; a budget cuts the "
+            "table and figures of run folders, and the ledger holds whole runs"
+        )
     if record is not None and not runs:
         raise UsageError("report: got --record without run folders; try 'lightning-nas report runs/a --record ...'")
     if runs and page and record is None:
@@ -60,7 +73,7 @@ def report(
     if runs and record is not None:
         _record(console, runs, record)
     if runs and not page and (record is None or output is not None):
-        _compare(console, runs, format, output)
+        _compare(console, runs, format, output, budget)
     if page:
         _ledger(console, results, output or Path("RESULTS.md"), check)
 
@@ -102,15 +115,21 @@ def _record(console: Console, runs: Sequence[Path], folder: Path) -> None:
         say(console, f"Recorded: {path}")
 
 
-def _compare(console: Console, runs: Sequence[Path], format: Format, output: Path | None) -> None:
-    from lightning_nas.comparison import comparison_figures, comparison_table, load_runs
+def _compare(
+    console: Console, runs: Sequence[Path], format: Format, output: Path | None, budget: Mapping[str, Any]
+) -> None:
+    from lightning_nas.comparison import comparison_figures, comparison_table, load_runs, within_budget
 
     found = load_runs(runs)
+    limits = [f"{value:,.10g} {name}" for name, value in budget.items() if value is not None]
+    if limits:
+        found = within_budget(found, **budget)
     header, rows = comparison_table(found)
     text = getattr(tables, f"{format}_table")(header, rows)
     say(console, text.rstrip("\n"))
     if format == "markdown":
-        say(console, "\nSelected on validation, reported on test; mean ± standard deviation over runs.")
+        cut = f" Each run cut at {' and '.join(limits)}." if limits else ""
+        say(console, f"\nSelected on validation, reported on test; mean ± standard deviation over runs.{cut}")
     if output is None:
         return
     path = output / f"report.{SUFFIXES[format]}"

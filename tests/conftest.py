@@ -49,8 +49,9 @@ def blank_figures(monkeypatch):
     def save_figure(figure, path):
         for kind in ("png", "pdf"):
             path.with_suffix(f".{kind}").touch()
+        return []
 
-    monkeypatch.setattr("lightning_nas.report.save_figure", save_figure)
+    monkeypatch.setattr("lightning_nas.plots.save_figure", save_figure)
 
 
 @pytest.fixture

@@ -37,8 +37,9 @@ def test_columns_that_some_runs_lack_are_dashes():
 
 def test_joint_figure_has_every_history(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(comparison, "regret_figure", lambda histories, *_: drawn.append(list(histories)))
-    monkeypatch.setattr(comparison, "save_figure", lambda _, path: [path])
+    monkeypatch.setattr(
+        comparison, "search_figures", lambda histories, _, path, title: drawn.append(list(histories)) or [path]
+    )
     runs = [result("runs/a", "random", "gp"), result("more/a", "random", "gp"), result("c", "dngo")]
     assert comparison.comparison_figures(runs, tmp_path) == [tmp_path / "regret"]
     assert drawn == [["runs/a: random", "runs/a: gp", "more/a: random", "more/a: gp", "dngo"]]
@@ -47,6 +48,16 @@ def test_joint_figure_has_every_history(tmp_path, monkeypatch):
 def test_regrets_of_two_benchmarks_do_not_share_a_figure(tmp_path):
     written = comparison.comparison_figures([result("a", "gp"), result("b", "gp", dataset="cifar10")], tmp_path)
     assert [path.name for path in written] == ["regret-1.png", "regret-1.pdf", "regret-2.png", "regret-2.pdf"]
+
+
+def test_runs_cut_at_a_budget():
+    run = result("a", "gp", "random")
+    cut, also = comparison.within_budget([run, run], queries=2)
+    assert cut.histories["gp"].count.tolist() == [2] * len(run.histories["gp"].runs) == also.histories["gp"].count.tolist()
+    assert cut.folder == run.folder
+    run.histories["random"].cost[:] = float("nan")
+    with pytest.raises(UsageError, match="^a, random: budget in seconds: the benchmark does not say"):
+        comparison.within_budget([run], seconds=5)
 
 
 def test_seeds_of_one_experiment_are_recorded_as_one(tmp_path):

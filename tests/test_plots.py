@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_nas.plots import PALETTE, incumbent_curves, regret_figure, save_figure
+from lightning_nas.errors import UsageError
+from lightning_nas.plots import PALETTE, final_figure, incumbent_curves, regret_figure, resampled, save_figure
 from lightning_nas.search.history import SearchHistory
 
 OPTIMUM = 94.0
@@ -134,3 +135,73 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, scores, monkeypatch):
         save_figure(figure, tmp_path / "regret")
     assert (tmp_path / "regret.png").read_text() == "old"
     assert os.listdir(tmp_path) == ["regret.png"]
+
+
+def priced(scores, cost):
+    history = filled(*scores)
+    history.cost[:] = torch.as_tensor(cost)
+    return history
+
+
+@pytest.fixture
+def costs():
+    return np.random.default_rng(5).uniform(1, 30, (9, 40))
+
+
+@pytest.mark.parametrize("over", ["seconds", "epochs"])
+def test_curves_over_what_was_spent_agree_with_a_loop(scores, costs, over):
+    history = priced(scores, costs)
+    points, curves = resampled(history, over)
+    best, shown = curves_by_loop(*scores)
+    spent = (costs if over == "seconds" else np.full((9, 40), 12.0)).cumsum(axis=1)
+    assert points[0] == pytest.approx(spent[:, 0].min())
+    assert points[-1] == spent[:, -1].min(), "as far as all runs reach"
+    assert (np.diff(points) > 0).all()
+    for run in range(9):
+        for place in range(0, len(points), 7):
+            before = np.flatnonzero(spent[run] <= points[place] * (1 + 1e-12))
+            for ours, theirs in ((curves.valid, best), (curves.test, shown)):
+                expected = theirs[run, before[-1]] if len(before) else np.nan
+                np.testing.assert_equal(ours[run, place], expected)
+
+
+def test_regret_over_seconds_is_drawn_in_steps(scores, costs):
+    (ax,) = regret_figure({"random": priced(scores, costs)}, OPTIMUM, over="seconds").axes
+    assert ax.get_xscale() == "log"
+    assert ax.lines[0].get_drawstyle() == "steps-post"
+    assert "seconds" in ax.get_xlabel()
+    points, curves = resampled(priced(scores, costs), "seconds")
+    some = ~np.isnan(curves.test).all(axis=0)
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), points[some])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.nanmedian(OPTIMUM - curves.test[:, some], axis=0))
+
+
+def test_unknown_costs_are_said(scores):
+    with pytest.raises(UsageError, match="does not say what"):
+        regret_figure({"random": filled(*scores)}, OPTIMUM, over="seconds")
+    regret_figure({"random": filled(*scores)}, OPTIMUM, over="epochs")
+
+
+@pytest.mark.parametrize("optimum", [OPTIMUM, None])
+def test_ends_of_runs_are_an_empirical_distribution(scores, optimum):
+    test = curves_by_loop(*scores)[1][:, -1]
+    figure = final_figure({"gp": filled(*scores), "none": SearchHistory.empty(3, 5)}, optimum, "digits")
+    (ax,) = figure.axes
+    values = np.sort(test if optimum is None else optimum - test)
+    x, y = ax.lines[0].get_data()
+    np.testing.assert_allclose(x[1:], values)
+    np.testing.assert_allclose(y, np.arange(10) / 9)
+    assert len(ax.lines) == 1, "what has no score has no end"
+    assert ("accuracy" if optimum is None else "regret") in ax.get_xlabel()
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_of_nothing_and_of_one_query(tmp_path):
+    for history in (SearchHistory.empty(3, 5), SearchHistory.empty(2, 0), priced(([[1.0]], [[2.0]]), [[3.0]])):
+        for over in ("seconds", "epochs"):
+            save_figure(regret_figure({"a": history}, OPTIMUM, over=over), tmp_path / "x")
+        save_figure(final_figure({"a": history}, OPTIMUM), tmp_path / "y")
+    points, curves = resampled(priced(([[1.0]], [[2.0]]), [[3.0]]), "seconds")
+    assert (points.tolist(), curves.test.tolist()) == ([3.0], [[2.0]])
+    failed = priced(([[np.nan, np.nan]], [[np.nan, np.nan]]), [[np.nan, np.nan]])
+    save_figure(regret_figure({"a": failed}, OPTIMUM, over="seconds"), tmp_path / "z")

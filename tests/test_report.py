@@ -78,12 +78,24 @@ def test_everything_is_in_the_folder(tmp_path, histories, pool):
         "genotype.json",
         "regret.pdf",
         "regret.png",
+        "regret_ecdf.pdf",
+        "regret_ecdf.png",
+        "regret_seconds.pdf",
+        "regret_seconds.png",
         "summary.md",
         "trials.csv",
     ]
+    assert "regret_seconds: over the benchmark's own seconds" in text
     assert (tmp_path / "run" / "summary.md").read_text("utf-8") == text
     assert "Selected on validation, reported on test" in text
     assert "    lightning-nas fit --retrain\n" in text
+
+
+def test_without_costs_there_is_one_figure(tmp_path, histories, pool):
+    histories["gp"].cost[:] = torch.nan
+    text = write_search_report(tmp_path, histories, pool, Oracle(94.0), "")
+    assert sorted(path.name for path in tmp_path.glob("regret*")) == ["regret.pdf", "regret.png"]
+    assert "regret_seconds" not in text
 
 
 def test_trials_agree_with_the_histories(tmp_path, histories, pool):

@@ -90,7 +90,9 @@ def test_output_gets_table_and_figure(run, leave_run, tmp_path):
     leave_run("runs/a")
     leave_run("more/a", seed=1)  # same last name, same strategies: nothing may be lost from the figure
     printed = run("runs", "more", "--output", "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["regret.pdf", "regret.png", "report.md"]
+    names = ("regret", "regret_ecdf", "regret_seconds")
+    figures = [f"{name}.{kind}" for name in names for kind in ("pdf", "png")]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*figures, "report.md"]
     assert (tmp_path / "out" / "report.md").read_text().rstrip() in printed
     assert "Written: out/regret.pdf" in printed
 
@@ -99,8 +101,39 @@ def test_figures_of_two_benchmarks_stay_apart(run, leave_run, tmp_path):
     leave_run("runs/a")
     leave_run("runs/b", dataset="cifar10")
     run("runs", "--output", "out", "--format", "csv")
-    names = {"regret-1.pdf", "regret-1.png", "regret-2.pdf", "regret-2.png", "report.csv"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    names = {f"regret-{number}{kind}.{suffix}" for number in (1, 2) for kind in ("", "_seconds", "_ecdf")
+             for suffix in ("pdf", "png")}  # fmt: skip
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"report.csv"}
+
+
+def test_budgets_cut_what_is_printed(run, leave_run):
+    leave_run("runs/a")
+    whole = list(csv.DictReader(io.StringIO(run("runs", "--format", "csv"))))
+    assert {row["queries"] for row in whole} == {"10"}
+    for typed, expected in (("--queries=4", "4"), ("--epochs=13", "4"), ("--seconds=2000", "10")):
+        rows = list(csv.DictReader(io.StringIO(run("runs/a", "--format", "csv", typed))))
+        assert {row["queries"] for row in rows} == {expected}
+    short = list(csv.DictReader(io.StringIO(run("runs/a", "--format", "csv", "--seconds", "300"))))
+    assert all(float(row["benchmark seconds per run"]) <= 300 for row in short)
+    assert all(int(row["queries"].split("-")[-1]) < 10 for row in short)
+    assert "Each run cut at 4 queries and 1,000,000 seconds." in run("runs/a", "--queries", "4", "--seconds", "1e6")
+
+
+def test_budgets_that_cannot_be_kept(run, leave_run):
+    folder = leave_run("runs/a")
+    for more in (["--record", "docs/results"], ["--record", "docs/results", "--ledger"]):
+        with pytest.raises(UsageError, match="got --queries with --record or --ledger"):
+            run("runs/a", "--queries", "4", *more)
+    with pytest.raises(UsageError, match="got --seconds with no run folders"):
+        run("--seconds", "4")
+    with pytest.raises(UsageError, match="runs/a, random: budget: got {'queries': 0}, expected positive"):
+        run("runs/a", "--queries", "0")
+    state = torch.load(folder / "search" / "gp.pt", weights_only=True)
+    state["history"]["cost"][:] = torch.nan
+    torch.save(state, folder / "search" / "gp.pt")
+    with pytest.raises(UsageError, match=r"runs/a, gp: .* what 40 of 40 evaluations cost; count queries or epochs"):
+        run("runs/a", "--seconds", "4")
+    assert "| gp" in run("runs/a", "--epochs", "9")
 
 
 def test_record_render_and_check(run, leave_run, tmp_path):
