@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -9,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_nas.errors import UsageError
-from lightning_nas.metrics import uniqueness, validity
+from lightning_nas.metrics import isomorphism_hashes
 from lightning_nas.spaces.base import CellGraph
 
 
@@ -33,8 +34,9 @@ class PriorValidity(Callback):
     """Decodes random latent points and logs which share are cells of the space (arXiv 2006.06936, Table 1).
 
     Points are normal with the mean and standard deviation that the training cells have at each vertex and dimension,
-    as in the released code. Logs ``val/validity`` and ``val/uniqueness`` (strict: labels and wiring), and, where the
-    space defines it, ``val/validity_published`` and ``val/uniqueness_published`` (the released code's weaker test).
+    as in the released code. Logs ``val/validity`` and ``val/uniqueness`` (strict: labels and wiring; where the space
+    finds the members that graphs are, distinct members), and, where the space defines it, ``val/validity_published``
+    and ``val/uniqueness_published`` (the released code's test; distinct graphs, unused vertices included).
 
     Args:
         num_samples: Latent points decoded.
@@ -62,20 +64,54 @@ class PriorValidity(Callback):
     def measure(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         """Shares of valid and of unique cells among decoded latent points."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        batches = data.cells(data.train_indices)
-        mu = torch.cat([pl_module.encode(trainer.strategy.batch_to_device(graph))[0].cpu() for _, graph in batches])
+        mean, std = moments(
+            pl_module.encode(trainer.strategy.batch_to_device(graph))[0] for _, graph in data.cells(data.train_indices)
+        )
         generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(self.num_samples, *mu.shape[1:], generator=generator)
-        z = (noise * mu.std(dim=0) + mu.mean(dim=0)).to(pl_module.device)
+        noise = torch.randn(self.num_samples, *mean.shape, generator=generator)
+        z = (noise * std + mean).to(pl_module.device)
         decoded = pl_module.discretise(pl_module.decode(z))
-        graphs = CellGraph(decoded.ops.cpu(), decoded.adjacency.cpu())
-        space = data.space
-        values = {
-            "validity": float(validity(space, graphs)),
-            "uniqueness": float(uniqueness(graphs, space.is_valid(graphs))),
-        }
-        if hasattr(space, "is_valid_published"):
-            loose = space.is_valid_published(graphs)
-            values["validity_published"] = float(loose.float().mean())
-            values["uniqueness_published"] = float(uniqueness(graphs, loose))
-        return values
+        return prior_shares(data.space, CellGraph(decoded.ops.cpu(), decoded.adjacency.cpu()))
+
+
+def moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the first dimension of all parts; nothing is kept of them.
+
+    Shapes:
+        parts ``(b, V, D)`` -> two of ``(V, D)``, on the CPU.
+    """
+    count, shift, total, squares = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for part in parts:
+        if not count:
+            shift = part.mean(dim=0)  # sums of squares about a point near the mean lose no digits
+        count += len(part)
+        total = total.to(part.device) + (part - shift).sum(dim=0, dtype=torch.float64)
+        squares = squares.to(part.device) + (part - shift).square().sum(dim=0, dtype=torch.float64)
+    variance = (squares - total.square() / count).clamp_min(0.0) / (count - 1)
+    return (shift + total / count).float().cpu(), variance.sqrt().float().cpu()
+
+
+def prior_shares(space: Any, graphs: CellGraph) -> dict[str, float]:
+    """Shares of valid graphs, and of distinct ones among them, strict and, where the space defines it, as published.
+
+    Args:
+        space: The search space.
+        graphs: Decoded graphs.
+    """
+    hashes = isomorphism_hashes(graphs)
+    if hasattr(space, "indices_of"):  # padding and unused vertices may have any label
+        members = space.indices_of(graphs)
+        values = _shares(members, members >= 0, "")
+    else:
+        values = _shares(hashes, space.is_valid(graphs), "")
+    if hasattr(space, "is_valid_published"):
+        values |= _shares(hashes, space.is_valid_published(graphs), "_published")
+    return values
+
+
+def _shares(numbers: Tensor, valid: Tensor, suffix: str) -> dict[str, float]:
+    kept = numbers[valid]
+    return {
+        f"validity{suffix}": len(kept) / len(numbers),
+        f"uniqueness{suffix}": len(torch.unique(kept)) / max(len(kept), 1),
+    }

@@ -21,7 +21,7 @@ class CellDataset(Dataset[Batch]):
 
     Args:
         indices: Members of the space, ``(n,)``.
-        graphs: Graphs of the whole space.
+        graphs: Graphs of the whole space; integers of any size, which become int64 in a batch.
     """
 
     def __init__(self, indices: Tensor, graphs: CellGraph) -> None:
@@ -34,10 +34,10 @@ class CellDataset(Dataset[Batch]):
     def __getitem__(self, item: int) -> Batch:
         return self.__getitems__([item])
 
-    def __getitems__(self, items: list[int]) -> Batch:
+    def __getitems__(self, items: list[int] | Tensor) -> Batch:
         """A finished batch, so that the loader has nothing to collate."""
         chosen = self.indices[items]
-        return chosen, CellGraph(self.graphs.ops[chosen], self.graphs.adjacency[chosen])
+        return chosen, CellGraph(self.graphs.ops[chosen].long(), self.graphs.adjacency[chosen])
 
 
 class EpochShuffle(Sampler[int]):
@@ -74,7 +74,7 @@ class CellDataModule(LightningDataModule):
     Args:
         space: The search space.
         batch_size: Cells per batch in training (per process).
-        eval_batch_size: Cells per batch in validation and prediction.
+        eval_batch_size: Cells per batch in validation and prediction; the encoder works through it in smaller parts.
         val_fraction: Share of the cells held out; 0 trains on all of them and validates on all of them.
         split: ``random`` holds out cells drawn by ``seed``; ``index`` the last ones in index order, as published.
         seed: Seed of the split and of the order of batches.
@@ -84,7 +84,7 @@ class CellDataModule(LightningDataModule):
         self,
         space: FiniteSpace,  # type: ignore[type-arg]  # jsonargparse cannot read FiniteSpace[A]
         batch_size: int = 32,
-        eval_batch_size: int = 2048,
+        eval_batch_size: int = 16384,
         val_fraction: float = 0.1,
         split: Literal["random", "index"] = "random",
         seed: int = 0,
@@ -105,10 +105,17 @@ class CellDataModule(LightningDataModule):
         """Operation labels of the space's graphs (linked to the model)."""
         return len(self.space.vertex_labels)
 
+    @property
+    def num_vertices(self) -> int:
+        """Vertices of the space's padded graphs (linked to the model)."""
+        return self.space.num_vertices
+
     def setup(self, stage: str | None = None) -> None:
         """Put the whole space into tensors and split it."""
         if self._graphs is None:
-            self._graphs = self.space.all_graphs()
+            ops, adjacency = self.space.all_graphs()
+            # An eighth of the memory, which counts where there are half a million cells.
+            self._graphs = CellGraph(ops.to(torch.int8 if self.num_ops < 128 else torch.int64), adjacency.bool())
         size = len(self.space)
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(size, generator=generator) if self.split == "random" else torch.arange(size)
@@ -128,7 +135,7 @@ class CellDataModule(LightningDataModule):
         assert self._graphs is not None, "setup() comes before cells()"
         dataset = CellDataset(indices, self._graphs)
         for items in torch.split(torch.arange(len(indices)), self.eval_batch_size):
-            yield dataset.__getitems__(items.tolist())
+            yield dataset.__getitems__(items)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training cells."""

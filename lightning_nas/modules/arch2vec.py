@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_nas.errors import UsageError
-from lightning_nas.nn.gin import GINEncoder
+from lightning_nas.nn.gcn import GCNEncoder, GraphConvolution, normalised_adjacency
+from lightning_nas.nn.gin import GINEncoder, refine
+from lightning_nas.nn.graph_decoders import JointDecoder
 from lightning_nas.spaces.base import CellGraph
 
 
@@ -58,8 +63,46 @@ def one_hot(ops: Tensor, num_ops: int) -> Tensor:
     return F.one_hot(ops + 1, num_ops + 1)[..., 1:].float()
 
 
+def dot_product_limit(graphs: CellGraph, num_layers: int = 4) -> Tensor:
+    """Which graphs a dot-product decoder behind a GIN can reconstruct at best, ``(B,)`` bool.
+
+    Vertices with the same colour after as many rounds of refinement as there are layers have equal latent vectors z.
+    As z . z > 0, they get an arc to each other, and every other vertex is joined to all of them or to none. Twins
+    without an arc, two padded vertices, and symmetries that swap vertices with different neighbours break that.
+
+    Args:
+        graphs: B cells.
+        num_layers: Layers of the encoder.
+    """
+    linked = graphs.adjacency | graphs.adjacency.mT
+    colours = graphs.ops + 1
+    for _ in range(num_layers):
+        colours = refine(colours, linked)
+    vertices = colours.shape[-1]
+    places = 2 ** torch.arange(vertices, device=colours.device)
+    rows = ((linked | torch.eye(vertices, dtype=torch.bool, device=colours.device)) * places).sum(dim=-1)  # as bits
+    fine = (rows[:, :, None] == rows[:, None]) | (colours[:, :, None] != colours[:, None])
+    return fine.flatten(1).all(dim=1)
+
+
+def one_cycle(step: int, total: float) -> float:
+    """Factor of the learning rate: linearly up in the first tenth of the steps, then half a cosine down to 0.
+
+    Args:
+        step: Steps done.
+        total: Steps of the whole training.
+    """
+    warm_up = total / 10
+    if step + 1 < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warm_up) / (total - warm_up)))
+
+
 class Arch2Vec(LightningModule):
     """Variational graph autoencoder of cells: GIN encoder, dot-product decoder, one latent vector per vertex.
+
+    ``encoder="gcn"`` makes it the VGAE, and ``variational=False`` besides the GAE, of Kipf & Welling (arXiv
+    1611.07308), which the paper compares with; decoder and losses are the same.
 
     ``mode="reference"`` repeats what the released code does rather than what the paper says: after the first epoch the
     network stays in evaluation mode, so from then on it trains as a plain autoencoder with frozen batch normalisation,
@@ -69,12 +112,19 @@ class Arch2Vec(LightningModule):
     Args:
         num_ops: Operation labels K (linked from the data).
         latent_dim: Dimensions D of the embedding.
-        hidden_dim: Width of the GIN layers.
-        num_layers: GIN layers.
+        hidden_dim: Width of the encoder's layers.
+        num_layers: Layers of the encoder below the heads.
         dropout: Probability of zeroing a latent entry before decoding, in training; the paper has none, its code 0.3.
         kl_weight: Weight of the KL divergence per vertex, beta; ignored by mode reference.
         mode: ``paper`` or ``reference`` (see above).
+        encoder: ``gin``, or ``gcn`` for graph convolutions with self loops (in mode reference without), heads included.
+        variational: Sample latent vectors in training and keep them close to the prior; False: a plain autoencoder.
+        decoder: ``dot_product`` joins vertices with similar latent vectors, and so always those with equal ones (twins;
+            padding); ``joint`` is a perceptron on all vertices at once, which can give back every cell.
+        num_vertices: Vertices V of a cell (linked from the data); only the decoder ``joint`` needs it.
         optimizer: Optimiser; default Adam with learning rate 1e-3.
+        schedule: ``constant`` learning rate, or ``one_cycle``: up in the first tenth of the steps, then along half a
+            cosine down to 0.
         seed: Seed of noise and dropout; draws depend on (seed, step, rank) alone, so training resumes exactly.
 
     Shapes:
@@ -100,6 +150,11 @@ class Arch2Vec(LightningModule):
         mode: Literal["paper", "reference"] = "paper",
         optimizer: OptimizerCallable = torch.optim.Adam,
         seed: int = 0,
+        encoder: Literal["gin", "gcn"] = "gin",
+        variational: bool = True,
+        decoder: Literal["dot_product", "joint"] = "dot_product",
+        num_vertices: int | None = None,
+        schedule: Literal["constant", "one_cycle"] = "constant",
     ) -> None:
         super().__init__()
         if not 0.0 <= dropout < 1.0 or kl_weight < 0.0:
@@ -108,20 +163,55 @@ class Arch2Vec(LightningModule):
             )
         self.save_hyperparameters(ignore=["optimizer"])
         self.num_ops, self.dropout, self.kl_weight, self.mode, self.seed = num_ops, dropout, kl_weight, mode, seed
-        self.optimizer = optimizer
-        self.encoder = GINEncoder(num_ops, hidden_dim, num_layers)
-        self.to_mu = nn.Linear(hidden_dim, latent_dim)
-        self.to_log_std = nn.Linear(hidden_dim, latent_dim)
-        self.to_ops = nn.Linear(latent_dim, num_ops)
+        self.optimizer, self.schedule, self.variational = optimizer, schedule, variational
+        self.encoder: GINEncoder | GCNEncoder
+
+        def head() -> nn.Module:
+            if encoder == "gin":
+                return nn.Linear(hidden_dim, latent_dim)
+            return GraphConvolution(hidden_dim, latent_dim, activate=False)
+
+        if encoder == "gin":
+            self.encoder = GINEncoder(num_ops, hidden_dim, num_layers)
+        else:
+            self.encoder = GCNEncoder(num_ops, hidden_dim, num_layers, mode)
+        self.to_mu = head()
+        if variational:
+            self.to_log_std = head()
+        if decoder == "dot_product":
+            self.to_ops = nn.Linear(latent_dim, num_ops)
+        elif num_vertices is None:
+            raise UsageError("Arch2Vec(decoder='joint'): got no num_vertices, expected the space's number of vertices")
+        else:
+            self.decoder = JointDecoder(num_vertices, latent_dim, num_ops)
 
     def encode(self, graph: CellGraph) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of every vertex, two of ``(B, V, D)``."""
-        adjacency = graph.adjacency.float()
-        hidden = self.encoder(one_hot(graph.ops, self.num_ops), adjacency + adjacency.mT)  # messages flow both ways
-        return self.to_mu(hidden), self.to_log_std(hidden)
+        """Mean and log standard deviation of every vertex, two of ``(B, V, D)``; -inf for a plain autoencoder."""
+        parts = [self._heads(*hidden) for hidden in self._hidden(graph)]
+        mu, log_std = (part[0] if len(part) == 1 else torch.cat(part) for part in zip(*parts, strict=True))
+        return mu, log_std
+
+    def _heads(self, *hidden: Tensor) -> tuple[Tensor, Tensor]:
+        mu = self.to_mu(*hidden)
+        return mu, self.to_log_std(*hidden) if self.variational else torch.full_like(mu, -torch.inf)
+
+    def _hidden(self, graph: CellGraph) -> Iterator[tuple[Tensor, ...]]:
+        """What the heads are applied to, in one part or several."""
+        adjacency = graph.adjacency | graph.adjacency.mT  # messages flow both ways
+        if isinstance(self.encoder, GCNEncoder):
+            norm = normalised_adjacency(adjacency.float(), self_loops=self.mode == "paper")
+            yield self.encoder(one_hot(graph.ops, self.num_ops), norm), norm
+        elif self.training or torch.is_grad_enabled():
+            yield (self.encoder(one_hot(graph.ops, self.num_ops), adjacency.float()),)
+        else:
+            features = torch.eye(self.num_ops + 1, device=adjacency.device)[:, 1:]  # padding first, as all-zero row
+            for hidden in self.encoder.chunks(graph.ops + 1, features, adjacency):
+                yield (hidden,)
 
     def decode(self, z: Tensor) -> Decoded:
         """Logits of operations and arcs, ``(B, V, D)`` -> ``(B, V, K)`` and ``(B, V, V)``."""
+        if hasattr(self, "decoder"):
+            return Decoded(*self.decoder(z))
         return Decoded(self.to_ops(z), z @ z.mT)
 
     def discretise(self, decoded: Decoded) -> CellGraph:
@@ -139,9 +229,11 @@ class Arch2Vec(LightningModule):
         z = mu
         if self.training:
             generator = self._generator()
-            z = mu + log_std.exp() * torch.empty_like(mu).normal_(generator=generator)
-            keep = torch.empty_like(mu).bernoulli_(1.0 - self.dropout, generator=generator)
-            z = z * keep / (1.0 - self.dropout)
+            if self.variational:
+                z = mu + log_std.exp() * torch.empty_like(mu).normal_(generator=generator)
+            if self.dropout:
+                keep = torch.empty_like(mu).bernoulli_(1.0 - self.dropout, generator=generator)
+                z = z * keep / (1.0 - self.dropout)
         values = self._losses(self.decode(z), graph, mu, log_std)
         self.log_dict(
             {f"train/{k}": v for k, v in values.items()}, on_step=False, on_epoch=True, batch_size=len(graph.ops)
@@ -151,7 +243,7 @@ class Arch2Vec(LightningModule):
     def _losses(self, decoded: Decoded, graph: CellGraph, mu: Tensor, log_std: Tensor) -> dict[str, Tensor]:
         reference = self.mode == "reference"
         ops_loss, adjacency_loss = reconstruction_loss(decoded, graph, averaged=reference)
-        kl = kl_divergence(mu, log_std)
+        kl = kl_divergence(mu, log_std) if self.variational else mu.new_zeros(())
         loss = ops_loss + adjacency_loss + (1 / graph.ops.numel() if reference else self.kl_weight) * kl
         return {"loss": loss, "ops_loss": ops_loss, "adjacency_loss": adjacency_loss, "kl": kl}
 
@@ -165,7 +257,11 @@ class Arch2Vec(LightningModule):
             self.eval()
 
     def validation_step(self, batch: tuple[Tensor, CellGraph], batch_idx: int) -> None:
-        """Losses and accuracies of decoding z = mu, of whole graphs and, as published, of single entries."""
+        """Losses and accuracies of decoding z = mu, of whole graphs and, as published, of single entries.
+
+        A whole graph is right when all its arcs are, and the labels of all vertices that are no padding; an arc from or
+        to padding is wrong.
+        """
         graph = batch[1]
         mu, log_std = self.encode(graph)
         decoded = self.decode(mu)
@@ -178,6 +274,8 @@ class Arch2Vec(LightningModule):
             "graph_accuracy": (right_ops.all(dim=1) & right_arcs.flatten(1).all(dim=1)).float().mean(),
             "ops_accuracy": right_ops[real].float().mean(),
             "adjacency_accuracy": right_arcs[:, upper].float().mean(),
+            # As published, with padded vertices, whose all-zero rows count as the label "input".
+            "ops_accuracy_published": (guess.ops == graph.ops.clamp_min(0)).float().mean(),
         }
         for name, value in values.items():
             on_bar = name == "graph_accuracy"
@@ -189,6 +287,11 @@ class Arch2Vec(LightningModule):
         """Index and embedding of every cell of the batch."""
         return batch[0], self.embed(batch[1])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser for all parameters."""
-        return self.optimizer(self.parameters())
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimiser for all parameters, and its schedule, step by step."""
+        optimizer = self.optimizer(self.parameters())
+        if self.schedule == "constant":
+            return optimizer
+        total = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
