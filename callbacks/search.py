@@ -37,8 +37,8 @@ class SearchCallback(Callback):
     With several processes the runs are split among them; the result is the one a single process finds.
 
     Leaves in the run folder: ``search/<strategy>.pt`` (histories), ``trials.csv``, ``summary.md``, ``genotype.json``,
-    ``regret.png`` and ``.pdf`` (with ``regret_seconds`` and ``regret_ecdf`` where costs are known), and TensorBoard scalars ``search/incumbent``, ``search/test``, ``search/regret``,
-    ``search/num_queries`` (means over runs).
+    ``regret.png`` and ``.pdf`` (where costs are known also ``regret_seconds`` and ``regret_ecdf``), and TensorBoard
+    scalars ``search/incumbent``, ``search/test``, ``search/regret``, ``search/num_queries`` (means over runs).
 
     Args:
         benchmark: Scores the candidates; selection is on validation, reporting on test accuracy.

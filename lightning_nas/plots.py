@@ -115,9 +115,7 @@ def resampled(history: SearchHistory, over: Over) -> tuple[np.ndarray, Curves]:
     # The last evaluation within each point, in its run; -1 before the first.
     done = np.where(finished, spent, np.inf)
     place = np.stack([np.searchsorted(row, points, side="right") - 1 for row in done])  # (R, P)
-    valid, test = (
-        np.where(place >= 0, np.take_along_axis(values, place.clip(0), axis=1), np.nan) for values in curves
-    )
+    valid, test = (np.where(place >= 0, np.take_along_axis(values, place.clip(0), axis=1), np.nan) for values in curves)
     return points, Curves(valid, test)
 
 
@@ -142,9 +140,7 @@ def regret_figure(
     from matplotlib.figure import Figure
 
     steps = over != "queries"
-    sampled = {
-        name: resampled(history, over) if steps else _by_query(history) for name, history in histories.items()
-    }
+    sampled = {name: resampled(history, over) if steps else _by_query(history) for name, history in histories.items()}
     curves = {name: curve for name, (_, curve) in sampled.items()}
     points = {name: where for name, (where, _) in sampled.items()}
     with rc_context(STYLE):
@@ -200,7 +196,8 @@ def final_figure(histories: Mapping[str, SearchHistory], optimum: float | None, 
                 color, dash = _look(number)
                 ax.ecdf(values, label=_label(name, len(values)), color=color, linestyle=dash, zorder=3)
         ax.set_ylabel("share of runs that ended there or below")
-        ax.set_xlabel("test accuracy at the end (%)" if optimum is None else "test regret at the end (percentage points)")
+        known = "test regret at the end (percentage points)"
+        ax.set_xlabel("test accuracy at the end (%)" if optimum is None else known)
         ax.set_ylim(0, 1.02)
         if ax.lines:
             ax.legend(loc="upper left" if optimum is None else "lower right")
@@ -213,7 +210,7 @@ def final_figure(histories: Mapping[str, SearchHistory], optimum: float | None, 
 def search_figures(
     histories: Mapping[str, SearchHistory], optimum: float | None, path: Path, title: str | None = None
 ) -> list[Path]:
-    """All figures of a search: progress over queries and, where costs are known, over seconds, and the ends of the runs.
+    """All figures of a search: progress over queries and, where costs are known, over seconds, and where runs ended.
 
     Args:
         histories: Runs of each strategy, in order of arrival.
@@ -273,11 +270,9 @@ def _lines(ax: Axes, points: Mapping[str, np.ndarray], runs: Mapping[str, np.nda
         low, median, high = _quartiles(values[:, some])
         color, dash = _look(number)
         count = int((~np.isnan(values)).any(axis=1).sum())
-        # An incumbent stays until there is a better one: between two queries there is nothing, between two seconds there is.
+        # An incumbent stays until there is a better one: there is something between two points of time, not of queries.
         drawn, band = ("steps-post", "post") if steps else ("default", None)
-        ax.plot(
-            spent, median, color=color, linestyle=dash, label=_label(name, count), zorder=3, drawstyle=drawn
-        )
+        ax.plot(spent, median, color=color, linestyle=dash, label=_label(name, count), zorder=3, drawstyle=drawn)
         if count > 1:
             ax.fill_between(spent, low, high, color=color, alpha=0.15, linewidth=0, step=band)
     ax.margins(x=0.01)

@@ -63,8 +63,8 @@ def report(
     given = [f"--{name}" for name, value in budget.items() if value is not None]
     if given and (not runs or page or record is not None):
         raise UsageError(
-            f"report: got {' '.join(given)} with {'--record or --ledger' if runs else 'no run folders'}; a budget cuts the "
-            "table and figures of run folders, and the ledger holds whole runs"
+            f"report: got {' '.join(given)} with {'--record or --ledger' if runs else 'no run folders'}; a budget cuts "
+            "the table and figures of run folders, and the ledger holds whole runs"
         )
     if record is not None and not runs:
         raise UsageError("report: got --record without run folders; try 'lightning-nas report runs/a --record ...'")

@@ -1,8 +1,8 @@
 """Importer of NAS-Bench-101 results (arXiv 1902.09635) into one compact table.
 
-Sources: the official ``.tfrecord`` files, or an ``.npz`` of plain columns for some of the cells. Rows stand in the order
-of :class:`~lightning_nas.spaces.nasbench101.NASBench101`, whatever the order and the drawing of the cells in the source:
-isomorphic cells are one. A table that lacks some of them says in ``member`` which it holds.
+Sources: the official ``.tfrecord`` files, or an ``.npz`` of plain columns for some of the cells. Rows stand in the
+order of :class:`~lightning_nas.spaces.nasbench101.NASBench101`, whatever the order and the drawing of the cells in the
+source: isomorphic cells are one. A table that lacks some of them says in ``member`` which it holds.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def prepare(
     found = _read_plain(source, space) if plain else _read_official(source, space, track)
     if found.missing and not plain and not allow_partial:
         raise BenchmarkDataError(
-            f"{source}: {found.missing}; get it again, or make a table of what is there with --allow_partial --name NAME"
+            f"{source}: {found.missing}; get it again, or make a table of what is there with --allow_partial "
+            "--name NAME"
         )
     order = np.argsort(found.member)
     columns = {name: values[order] for name, values in found.columns.items()}
@@ -236,7 +237,7 @@ def _read_plain(source: Path, space: NASBench101) -> _Found:
             f"(N, {size}, {size}), (N, {_REPEATS}) and (N, {_REPEATS})"
         )
     labels = [str(name) for name in names]
-    if not set(labels) <= set(space.vertex_labels) or rows and not 0 <= ops.min() <= ops.max() < len(labels):
+    if not set(labels) <= set(space.vertex_labels) or (rows and not 0 <= ops.min() <= ops.max() < len(labels)):
         raise BenchmarkDataError(
             f"{source}: op_names are {labels} and ops {ops.min()} to {ops.max()}; expected names among "
             f"{', '.join(space.vertex_labels)}, and positions in op_names"

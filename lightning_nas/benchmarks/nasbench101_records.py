@@ -1,8 +1,8 @@
 """Official NAS-Bench-101 records (``.tfrecord``), read without TensorFlow.
 
-A record is the JSON list ``[hash, epochs, adjacency, operations, metrics]`` of one training: the adjacency matrix row by
-row as 0s and 1s, the operations separated by commas, the metrics as a serialised protocol buffer in base64. The file is
-read in blocks and checksums are verified for a whole block at a time: TensorBoard's own reader does it byte by byte,
+A record is the JSON list ``[hash, epochs, adjacency, operations, metrics]`` of one training: the adjacency matrix row
+by row as 0s and 1s, the operations separated by commas, the metrics as a serialised protocol buffer in base64. The file
+is read in blocks and checksums are verified for a whole block at a time: TensorBoard's own reader does it byte by byte,
 which takes minutes for half a gigabyte.
 """
 
@@ -154,7 +154,8 @@ def _verify(
     stored = content[ends].copy().view("<u4")[:, 0]
     if len(wrong := np.flatnonzero(masked != stored)):
         first = wrong[np.argmin(starts[wrong])]
-        raise _damaged(source, done + int(order[first]), before + int(starts[first]), f"the checksum of its {what} is wrong")
+        number, place = done + int(order[first]), before + int(starts[first])
+        raise _damaged(source, number, place, f"the checksum of its {what} is wrong")
 
 
 def _damaged(source: Path, number: int, place: int, why: str) -> BenchmarkDataError:

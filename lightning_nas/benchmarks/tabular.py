@@ -17,8 +17,8 @@ from lightning_nas.spaces.base import A, FiniteSpace
 class TabularBenchmark(Benchmark[A]):
     """Published (or self-made) training results of the architectures of a finite space.
 
-    A table may hold a part of the space (see :mod:`lightning_nas.benchmarks.table`): then ``members`` says which one, and
-    searches, neighbours and the optimum are confined to it.
+    A table may hold a part of the space (see :mod:`lightning_nas.benchmarks.table`): then ``members`` says which one,
+    and searches, neighbours and the optimum are confined to it.
 
     Searches select on ``<dataset>/valid@<epochs>`` and report ``<dataset>/test@<test_epochs>``, so the usual protocol
     "reward: 12-epoch validation, report: 200-epoch test" is ``epochs=12, test_epochs=200``.

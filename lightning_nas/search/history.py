@@ -190,8 +190,8 @@ class SearchHistory:
             raise UsageError(f"budget: got {over!r}, expected queries, epochs or seconds")
         if unknown := int((self.done & self.cost.isnan()).sum()):
             raise UsageError(
-                f"budget in seconds: the benchmark does not say what {unknown:,} of {int(self.done.sum()):,} evaluations "
-                "cost; count queries or epochs instead, or prepare its table from a source with training times"
+                f"budget in seconds: the benchmark does not say what {unknown:,} of {int(self.done.sum()):,} "
+                "evaluations cost; count queries or epochs instead, or prepare its table from a source that has times"
             )
         return torch.where(finished, self.cost.nan_to_num(nan=0.0), 0.0).cumsum(dim=1)
 

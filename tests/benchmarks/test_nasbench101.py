@@ -83,12 +83,14 @@ def made_trainings(rng):
     for index in CHOSEN:
         labels, arcs = drawing(index, rng)
         for epochs in EPOCHS:
-            for repeat in range(3):
-                found.append({
+            found += [
+                {
                     "hash": f"{index:032x}", "index": index, "epochs": epochs, "repeat": repeat, "arcs": arcs,
                     "labels": labels, "valid": rng.random(), "test": rng.random(),
                     "seconds": epochs * (10 + rng.random()), "params": 300_000 + index,
-                })  # fmt: skip
+                }
+                for repeat in range(3)
+            ]  # fmt: skip
     return [found[i] for i in rng.permutation(len(found))]
 
 
@@ -236,7 +238,7 @@ def test_records_of_another_layout(tmp_path, content):
 
 
 CELLS = {
-    "unknown operation": ("input,conv5x5,output", "011001000", r"operations input, conv5x5, output .*expected at most 7"),
+    "unknown operation": ("input,conv5x5,output", "011001000", r"input, conv5x5, output .*expected at most 7"),
     "too large": (",".join(["input", *["maxpool3x3"] * 6, "output"]), "0" * 64, "8 operations"),
     "not square": ("input,maxpool3x3,output", "01100100", "8 entries of adjacency"),
     "no digits": ("input,maxpool3x3,output", "012001000", "entries of adjacency 012001000"),
@@ -268,9 +270,10 @@ def test_a_fourth_repeat(trainings, tmp_path):
 def test_missing_cells_and_repeats_need_consent_and_a_name(trainings, tmp_path):
     lost = [t for t in trainings if t["index"] != 3 and not (t["index"] == 90 and t["epochs"] == 36 and t["repeat"])]
     path = write(tmp_path / "x.tfrecord", lost)
-    message = "holds 4 of 5 architectures, 1 of them have fewer than 3 trainings of 36 epochs; get it again.*--allow_par"
-    refused(BenchmarkDataError, message, path, tmp_path / "nasbench101.npz")
-    refused(UsageError, "holds 4 of 5 architectures.*add --name", path, tmp_path / "nasbench101.npz", allow_partial=True)
+    target = tmp_path / "nasbench101.npz"
+    message = "holds 4 of 5 architectures, 1 of them have fewer than 3 trainings of 36 epochs; get it again.*--allow"
+    refused(BenchmarkDataError, message, path, target)
+    refused(UsageError, "holds 4 of 5 architectures.*add --name", path, target, allow_partial=True)
     table = prepare(path, tmp_path / "some.npz", space=SPACE, allow_partial=True)
     assert table["member"].tolist() == [0, 1, 3, 4]
     assert np.isnan(table["cifar10/valid@36"]).sum(axis=1).tolist() == [0, 0, 0, 2]
@@ -289,12 +292,14 @@ def test_cells_without_the_longest_training_are_left_out(trainings, tmp_path):
 
 def test_an_official_name_needs_the_official_checksum(source, tmp_path):
     named = source.rename(tmp_path / "nasbench_only108.tfrecord")
-    refused(BenchmarkDataError, r"SHA-256 checksum is [0-9a-f]{64}, expected the published 4c39c39", named, tmp_path / "t.npz")
+    message = r"SHA-256 checksum is [0-9a-f]{64}, expected the published 4c39c39"
+    refused(BenchmarkDataError, message, named, tmp_path / "t.npz")
 
 
 def test_a_complete_table_has_the_published_optima(source, tmp_path, monkeypatch):
     monkeypatch.setattr(nasbench101, "PUBLISHED_TABLE", dataclasses.replace(nasbench101.PUBLISHED_TABLE, rows=5))
-    refused(BenchmarkDataError, "the best cifar10/valid@108 is .* expected the published 95.0554", source, tmp_path / "t.npz")
+    message = "the best cifar10/valid@108 is .* expected the published 95.0554"
+    refused(BenchmarkDataError, message, source, tmp_path / "t.npz")
 
 
 # ---- columns of some cells ----
@@ -312,8 +317,8 @@ def columns():
     ops, arcs = ops[twice], arcs[twice]
     ops[3:], arcs[3:] = ops[3:, order], arcs[3:][:, order][:, :, order]
     return {
-        "ops": ops.astype(np.uint8), "op_names": np.array(NASBench101.vertex_labels), "adjacency": arcs.astype(np.uint8),
-        "val_error": errors[0][twice], "test_error": errors[1][twice],
+        "ops": ops.astype(np.uint8), "op_names": np.array(NASBench101.vertex_labels),
+        "adjacency": arcs.astype(np.uint8), "val_error": errors[0][twice], "test_error": errors[1][twice],
     }  # fmt: skip
 
 
@@ -378,7 +383,7 @@ def test_a_partial_table_has_a_name_of_its_own(columns, tmp_path):
 def real_source():
     path = Path(os.environ.get("LIGHTNING_NAS_NASBENCH101", ""))
     if not path.is_file():
-        pytest.skip("set LIGHTNING_NAS_NASBENCH101 to a file with real results of NAS-Bench-101 in plain columns (.npz)")
+        pytest.skip("set LIGHTNING_NAS_NASBENCH101 to an .npz with real results of NAS-Bench-101 in plain columns")
     return path
 
 
