@@ -39,8 +39,9 @@ class CategoricalReinforce(SearchStrategy):
     """REINFORCE with an independent categorical distribution at every position (arXiv 1902.09635, Section 4).
 
     The baseline of arXiv 2006.06936: after each score the policy takes one step of Adam along the score function times
-    (accuracy - moving average). A candidate is drawn from the policy given that it is an untried one of the pool: exact,
-    by the probabilities of all of them. Positions are those of a categorical space; elsewhere arcs and vertex labels.
+    (accuracy - moving average). A candidate is drawn from the policy given that it is an untried one of the pool, which
+    is exact: by the probabilities of all of them. Positions are those of a categorical space; elsewhere arcs and vertex
+    labels.
 
     Args:
         learning_rate: Of Adam; the published baselines have 0.1 on NAS-Bench-101 and 0.001 on NAS-Bench-201.
@@ -51,8 +52,8 @@ class CategoricalReinforce(SearchStrategy):
     def __init__(self, learning_rate: float = 0.1, decay: float = 0.9, block_size: int = 4_000_000) -> None:
         if learning_rate <= 0 or not 0 <= decay < 1 or block_size < 1:
             raise UsageError(
-                f"CategoricalReinforce(learning_rate={learning_rate}, decay={decay}, block_size={block_size}): expected "
-                "positive numbers, the decay from 0 to below 1"
+                f"CategoricalReinforce(learning_rate={learning_rate}, decay={decay}, block_size={block_size}): "
+                "expected positive numbers, the decay from 0 to below 1"
             )
         self.learning_rate = learning_rate
         self.decay = decay

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import LongTensor, Tensor
 
-from lightning_nas.errors import SearchStateError, UsageError
+from lightning_nas.errors import UsageError
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.policy import LSTMPolicy, State
 from lightning_nas.search.pool import CandidatePool, pick_unvisited
@@ -75,8 +75,8 @@ class Reinforce(SearchStrategy):
         ):
             raise UsageError(
                 f"Reinforce(discount={discount}, spread={spread}, episode_length={episode_length}, "
-                f"learning_rate={learning_rate}, hidden_size={hidden_size}, block_size={block_size}): expected a discount "
-                "from 0 to 1 and positive numbers else"
+                f"learning_rate={learning_rate}, hidden_size={hidden_size}, block_size={block_size}): expected a "
+                "discount from 0 to 1 and positive numbers else"
             )
         if mode == "reference" and baseline is None:
             raise UsageError(
@@ -147,8 +147,8 @@ class Reinforce(SearchStrategy):
         return self._nearest(action, features, history, count)
 
     def _recall(self, history: SearchHistory, features: Tensor, count: int, episodes: int) -> _Memory:
-        """What is remembered of these runs, if it follows from their history; otherwise a policy that learned nothing."""
-        memory = self._memories.get((key := (history.seed, *history.runs.tolist())))
+        """What is remembered of these runs, if it follows from their history; else a policy that learned nothing."""
+        memory = self._memories.get(key := (history.seed, *history.runs.tolist()))
         if memory is not None and memory.features is features and memory.policy.updates <= episodes:
             asked, told = memory.indices.shape[1], memory.valid.shape[1]
             same = asked <= count and torch.equal(memory.indices, history.indices[:, :asked])
