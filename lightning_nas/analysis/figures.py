@@ -179,16 +179,16 @@ def density_panels(
 
     Args:
         panels: Truth and prediction in percent, by title; panels share their axes.
-        notes: Text in the corner of each panel.
-        low: Where the axes begin; the share of cells left out of a panel is said there.
+        notes: Second line of each panel's title; what lies outside of the axes is added.
+        low: Where the axes begin.
         note: Line under the figure.
     """
     from matplotlib.colors import LogNorm
 
-    high = max(float(truth.max()) for truth, _ in panels.values())
-    high += 0.03 * (high - low)
+    high = max(max(float(truth.max()), float(np.quantile(guess, 0.99))) for truth, guess in panels.values())
+    high += 0.02 * (high - low)
     with style():
-        figure = styled(2.55 * len(panels) + 0.6, 3.0)
+        figure = styled(2.45 * len(panels) + 0.7, 3.1)
         axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True, sharex=True))
         drawn = []
         for ax, (title, (truth, guess)), text in zip(axes, panels.items(), notes, strict=True):
@@ -203,12 +203,9 @@ def density_panels(
             ax.set_xlim(low, high)
             ax.set_ylim(low, high)
             ax.set_box_aspect(1)
-            ax.set_title(title, fontsize=9)
+            shown = inside.sum() / max(1, (truth >= low).sum())
+            _titles(ax, title, text + (f" · {1 - shown:.1%} not shown" if shown < 1 else ""))
             ax.set_xlabel("test accuracy (%)")
-            ax.text(
-                0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=7, zorder=4, linespacing=1.4,
-                bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 2},
-            )  # fmt: skip
         axes[0].set_ylabel("predicted test accuracy (%)")
         most = max((float(hexes.get_array().max()) for hexes in drawn if hexes.get_array().size), default=1.0)
         norm = LogNorm(1, max(most, 2.0))
@@ -225,7 +222,7 @@ def box_panels(panels: Mapping[str, Mapping[int, np.ndarray]], notes: Sequence[s
 
     Args:
         panels: Values by number, by title.
-        notes: Text in the corner of each panel.
+        notes: Second line of each panel's title.
         labels: Of the two axes.
     """
     with style():
@@ -246,12 +243,20 @@ def box_panels(panels: Mapping[str, Mapping[int, np.ndarray]], notes: Sequence[s
             )  # fmt: skip
             ax.grid(axis="x", visible=False)
             ax.set_xticks(list(shown), [str(k) for k in shown])
-            ax.set_title(title, fontsize=9)
+            _titles(ax, title, text)
             ax.set_xlabel(labels[0])
             ax.set_ylabel(labels[1])
             ax.set_ylim(bottom=0)
-            ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=7)
     return figure
+
+
+def _titles(ax: Axes, title: str, second: str) -> None:
+    """A title and a smaller line under it."""
+    ax.set_title(title, fontsize=9, pad=15)
+    ax.annotate(
+        second, (0.5, 1.0), xytext=(0, 4), xycoords="axes fraction", textcoords="offset points",
+        ha="center", va="bottom", fontsize=7, color="#555555",
+    )  # fmt: skip
 
 
 def map_figure(places: np.ndarray, scores: np.ndarray, squares: np.ndarray, heading: str) -> Figure:

@@ -15,12 +15,14 @@ from torchmetrics.functional import mean_squared_error, pearson_corrcoef, spearm
 from lightning_nas.analysis.figures import density_panels
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import Accuracies, every_run, load_runs, read_accuracies
+from lightning_nas.analysis.supervised import LABEL, fitted_cells
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 from lightning_nas.predictors.gp import GaussianProcess
+from lightning_nas.predictors.supervised_gin import SupervisedGIN
 from lightning_nas.search.bayesian import Surrogate
 from lightning_nas.search.pool import CandidatePool
-from lightning_nas.spaces.encodings import AdjacencyEncoding, Encoding
+from lightning_nas.spaces.encodings import AdjacencyEncoding, Encoding, GraphEncoding
 
 PUBLISHED = {
     ("nasbench101", "Arch2Vec", "RMSE"): "0.018 ± 0.001",
@@ -80,7 +82,7 @@ def performance(
 
     Measured over the cells that the regression has not seen, all of them and those above a threshold: root mean squared
     error (of accuracies between 0 and 1, as published), correlations of Pearson, Spearman and Kendall. Compared with the
-    same regression on arcs and labels, and with whatever else is given.
+    same regression on arcs and labels, and with the encoder trained on the accuracies themselves.
 
     Args:
         run: Run folders of 'lightning-nas fit', several seeds of a method or several methods of one space.
@@ -92,7 +94,8 @@ def performance(
         above: Threshold in percent test accuracy; most spaces have cells that do not learn at all.
         predictor: Regression on the embeddings; default: a Gaussian process.
         compare: Further regressions by the name they are shown under, each a predictor and an encoding; default: the
-            predictor on arcs and labels (AdjacencyEncoding).
+            predictor on arcs and labels (AdjacencyEncoding), and the supervised counterpart of arch2vec (SupervisedGIN
+            on GraphEncoding).
         seed: Seed of the cells that are fitted.
         data_dir: Folder of tables; default $LIGHTNING_NAS_DATA or ~/.cache/lightning_nas.
         output: Folder for figures and numbers; default: analysis/performance in the first run folder.
@@ -105,14 +108,14 @@ def performance(
     _check(truth, num_samples, num_seeds, above)
     findings = Findings("performance", "Predictive performance", [], "", "", {}, dataset=truth.dataset)
     regression = predictor or GaussianProcess()
-    draws = _draws(len(truth.values), num_samples, num_seeds, seed)
+    draws = fitted_cells(len(truth.values), num_samples, num_seeds, seed)
     panels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     notes = []
     contestants: list[tuple[str, Contestant, Sequence[Tensor | None]]] = [
         (label, Contestant(regression), [member.embeddings[truth.members] for member in group])
         for label, group in groups.items()
     ]
-    others = {"arcs and labels": Contestant(regression, AdjacencyEncoding())} if compare is None else compare
+    others = _usual(regression, space.num_vertices) if compare is None else compare
     contestants += [(label, other, _inputs(label, other, groups)) for label, other in others.items()]
     for label, contestant, inputs in contestants:
         measured: dict[str, list[float]] = {}
@@ -131,7 +134,7 @@ def performance(
             text = {"label": label, "unit": "", "paper": paper if "above" in name else "", "seeds": seeds}
             findings.rows.append(Row.of(values, metric=name, **text))
         mean = {name: float(np.mean(values)) for name, values in measured.items()}
-        notes.append(f"RMSE {mean[f'RMSE above {above:g} %']:.4f}\nPearson {mean[f'Pearson above {above:g} %']:.3f}")
+        notes.append(f"RMSE {mean[f'RMSE above {above:g} %']:.4f}, Pearson {mean[f'Pearson above {above:g} %']:.3f}")
     if space.name == "nasbench101" and "Arch2Vec" in groups:
         findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     count = int((truth.values > above).sum())
@@ -141,7 +144,7 @@ def performance(
         f"0 and 1; 'above {above:g} %': the {count:,} cells whose true test accuracy exceeds it"
     )
     findings.scale = f"{len(truth.values):,} cells of the table {truth.table}, {len(runs)} trained modules"
-    where = f"mean over all fits, cells above {above:g} % that were not fitted; drawn: the first fit"
+    where = f"Numbers: mean over all fits, cells above {above:g} % that were not fitted; drawn: the first fit."
     findings.figures["performance"] = density_panels(panels, notes, above, where)
     findings.details = {"num_samples": num_samples, "above": above, "cells_above": count, "seed": seed}
     publish(findings, runs, output, record)
@@ -193,10 +196,12 @@ def _unseen(fitted: Tensor, size: int) -> Tensor:
     return unseen
 
 
-def _draws(size: int, count: int, num: int, seed: int) -> LongTensor:
-    """Cells of each fit, different ones within a fit, ``(S, m)``."""
-    generators = (torch.Generator().manual_seed(1_000_003 * seed + fit) for fit in range(num))
-    return torch.stack([torch.randperm(size, generator=g)[:count] for g in generators])  # type: ignore[return-value]
+def _usual(regression: Surrogate, num_vertices: int) -> dict[str, Contestant]:
+    """What embeddings are compared with: the same regression without them, and the encoder trained on accuracies."""
+    return {
+        "arcs and labels": Contestant(regression, AdjacencyEncoding()),
+        LABEL: Contestant(SupervisedGIN(num_vertices), GraphEncoding()),
+    }
 
 
 def _inputs(label: str, contestant: Contestant, groups: dict[str, Any]) -> Sequence[Tensor | None]:

@@ -192,13 +192,17 @@ def draw(size: int, count: int, seed: int) -> LongTensor:
 
 
 def representations(
-    groups: Mapping[str, Sequence[TrainedRun]], encodings: Mapping[str, Encoding], seed: int
+    groups: Mapping[str, Sequence[TrainedRun]],
+    encodings: Mapping[str, Encoding],
+    supervised: Mapping[str, list[Tensor]],
+    seed: int,
 ) -> dict[str, list[Tensor]]:
     """Vectors of all cells: of every method, of its network untrained, and of encodings, several for several seeds.
 
     Args:
         groups: Trained runs by method.
         encodings: Further representations by name.
+        supervised: Tables of encoders trained on accuracies, by name.
         seed: Seed of the first untrained network; every trained run has an untrained one beside it.
 
     Raises:
@@ -210,8 +214,9 @@ def representations(
         found[f"{label}, untrained"] = [
             embed(untrained(run.module, seed + number), graphs) for number, run in enumerate(group)
         ]
+    found |= supervised
     for label, encoding in encodings.items():
         if label in found:
-            raise UsageError(f"analyze: got an encoding named {label!r}, which is a trained module's name; rename it")
+            raise UsageError(f"analyze: got an encoding named {label!r}, which is taken; rename it")
         found[label] = [encoding.encode(every_run(groups)[0].space)]
     return found

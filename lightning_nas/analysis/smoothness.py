@@ -13,7 +13,8 @@ from torchmetrics.functional import spearman_corrcoef
 from lightning_nas.analysis.edit_distance import Distances, EditDistances
 from lightning_nas.analysis.figures import box_panels
 from lightning_nas.analysis.findings import Findings, publish
-from lightning_nas.analysis.runs import every_run, load_runs, representations
+from lightning_nas.analysis.runs import every_run, load_runs, read_accuracies, representations
+from lightning_nas.analysis.supervised import LABEL, supervised_tables
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 from lightning_nas.spaces.base import FiniteSpace
@@ -38,8 +39,13 @@ def smoothness(
     num_steps: int = 1000,
     max_gap: int = 8,
     encodings: dict[str, Encoding] | None = None,
+    dataset: str | None = None,
+    epochs: int | None = None,
+    table: str | None = None,
+    num_samples: int = 250,
     seed: int = 0,
     max_steps: int = 200_000,
+    data_dir: str | None = None,
     output: Path | None = None,
     record: Path | None = None,
 ) -> None:
@@ -47,15 +53,20 @@ def smoothness(
 
     The walk goes from neighbour to neighbour, so that pairs a few steps apart differ by a few edits. A smooth embedding
     has L2 distances that rise with the exact graph edit distance: box plots, and Spearman's correlation. Compared with
-    the same network untrained, and with any encodings.
+    the same network untrained, with an encoder trained on accuracies (--dataset), and with any encodings.
 
     Args:
         run: Run folders of 'lightning-nas fit', several seeds of a method or several methods of one space.
         num_steps: Steps of the random walk, each to a random neighbour.
         max_gap: Pairs are 1 to this many steps apart.
         encodings: Further representations to compare, by the name they are shown under.
+        dataset: Data set of a benchmark table; when given, an encoder trained on accuracies is compared, too.
+        epochs: Training epochs behind the test accuracies; default: the most there are.
+        table: Name or path of the benchmark table; default: the space's name.
+        num_samples: Cells on whose test accuracies the supervised encoder is trained.
         seed: Seed of the walk and of the untrained network.
         max_steps: Effort spent on one edit distance; pairs that need more are left out, and the output says how many.
+        data_dir: Folder of tables; default $LIGHTNING_NAS_DATA or ~/.cache/lightning_nas.
         output: Folder for figures and numbers; default: analysis/smoothness in the first run folder.
         record: Folder of the ledger, usually docs/results; writes the numbers there.
     """
@@ -67,6 +78,10 @@ def smoothness(
     groups = load_runs(run)
     runs = every_run(groups)
     space = runs[0].space
+    supervised = {}
+    if dataset is not None:
+        truth = read_accuracies(space, table, dataset, epochs, data_dir)
+        supervised[LABEL] = supervised_tables(space, truth, num_samples, len(runs), seed)
     findings = Findings("smoothness", "Edit distance against latent distance", [], "", "", {})
     pairs = walk_pairs(space, num_steps, max_gap, seed)
     found = EditDistances(space.all_graphs(), max_steps)(*pairs)
@@ -76,7 +91,7 @@ def smoothness(
             f"analyze smoothness: all {len(edits)} pairs have one edit distance; expected a longer walk (--num_steps)"
         )
     panels, notes = {}, []
-    for label, tables in representations(groups, encodings or {}, seed).items():
+    for label, tables in representations(groups, encodings or {}, supervised, seed).items():
         lengths = [_lengths(table, pairs)[found.exact] for table in tables]
         correlation = [float(spearman_corrcoef(length, edits.double())) for length in lengths]
         rising = [_rising(length, edits) for length in lengths]

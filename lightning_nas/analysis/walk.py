@@ -10,13 +10,14 @@ from torch import LongTensor, Tensor
 from lightning_nas.analysis.edit_distance import EditDistances, hamming_distances
 from lightning_nas.analysis.figures import cells_figure
 from lightning_nas.analysis.findings import Findings, publish
-from lightning_nas.analysis.runs import draw, every_run, load_runs, representations
+from lightning_nas.analysis.runs import draw, every_run, load_runs, read_accuracies, representations
+from lightning_nas.analysis.supervised import LABEL, supervised_tables
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 from lightning_nas.spaces.base import CellGraph
 from lightning_nas.spaces.encodings import Encoding
 
-PUBLISHED = {("nasbench101", "Arch2Vec"): "2.9", ("nasbench101", "supervised"): "8.9"}
+PUBLISHED = {("nasbench101", "Arch2Vec"): "2.9", ("nasbench101", LABEL): "8.9"}
 """Mean edit distance of adjacent cells; the paper does not say of which kind, so it stands beside both."""
 
 _SOURCE = "arch2vec (Yan et al., NeurIPS 2020, arXiv 2006.06936), Figure 2"
@@ -24,6 +25,8 @@ _THEIRS = (
     "15 moves from one random cell, each to the nearest cell not visited; the code has two edit distances, entry-wise "
     "and exact, and which of them the paper reports is not said"
 )
+_METRICS = "edit distance of adjacent cells", "differing entries of adjacent cells"
+_CHANCE = 500  # random pairs
 _BLOCK = 10_000_000  # entries of the largest block of distances, 80 MB
 
 
@@ -33,8 +36,13 @@ def walk(
     num_starts: int = 100,
     num_drawn: int = 1,
     encodings: dict[str, Encoding] | None = None,
+    dataset: str | None = None,
+    epochs: int | None = None,
+    table: str | None = None,
+    num_samples: int = 250,
     seed: int = 0,
     max_steps: int = 200_000,
+    data_dir: str | None = None,
     output: Path | None = None,
     record: Path | None = None,
 ) -> None:
@@ -42,7 +50,8 @@ def walk(
 
     A good embedding changes a cell little from step to step. Measured by the mean edit distance of adjacent cells,
     exact (graph edit distance) and entry-wise (Hamming distance of labels and adjacency matrices, where a changed
-    operation counts twice). Compared with the same network untrained, and with any encodings.
+    operation counts twice). Compared with random pairs of cells, with the same network untrained, with an encoder
+    trained on accuracies (--dataset), and with any encodings.
 
     Args:
         run: Run folders of 'lightning-nas fit', several seeds of a method or several methods of one space.
@@ -50,9 +59,14 @@ def walk(
         num_starts: Random cells that walks start from; the mean is over all of them.
         num_drawn: Walks drawn for each representation.
         encodings: Further representations to walk in, by the name they are shown under.
+        dataset: Data set of a benchmark table; when given, an encoder trained on accuracies is compared, too.
+        epochs: Training epochs behind the test accuracies; default: the most there are.
+        table: Name or path of the benchmark table; default: the space's name.
+        num_samples: Cells on whose test accuracies the supervised encoder is trained.
         seed: Seed of the starts and of the untrained network.
         max_steps: Effort spent on one edit distance; pairs that need more count with an upper bound, and the output says
             how many.
+        data_dir: Folder of tables; default $LIGHTNING_NAS_DATA or ~/.cache/lightning_nas.
         output: Folder for figures and numbers; default: analysis/walk in the first run folder.
         record: Folder of the ledger, usually docs/results; writes the numbers there.
     """
@@ -66,12 +80,16 @@ def walk(
     space = runs[0].space
     if num_moves >= len(space):
         raise UsageError(f"analyze walk: got {num_moves} moves, expected fewer than the {len(space)} cells there are")
+    supervised = {}
+    if dataset is not None:
+        truth = read_accuracies(space, table, dataset, epochs, data_dir)
+        supervised[LABEL] = supervised_tables(space, truth, num_samples, len(runs), seed)
     findings = Findings("walk", "Walks through the latent space", [], "", "", {})
     graphs = space.all_graphs()
     measure = EditDistances(graphs, max_steps)
     starts = draw(len(space), num_starts, seed)
     bounds = 0
-    for label, tables in representations(groups, encodings or {}, seed).items():
+    for label, tables in representations(groups, encodings or {}, supervised, seed).items():
         exact, entries = [], []
         for number, table in enumerate(tables):
             paths = latent_walks(table, starts, num_moves)
@@ -87,8 +105,16 @@ def walk(
                     findings.figures[name] = _drawing(graphs, paths[walked], steps, space.vertex_labels, label)
         paper = PUBLISHED.get((space.name, label), "")
         text = {"label": label, "unit": "", "paper": paper, "seeds": f"{len(tables)} runs, seed {seed}"}
-        findings.rows.append(Row.of(exact, metric="edit distance of adjacent cells", **text))
-        findings.rows.append(Row.of(entries, metric="differing entries of adjacent cells", **text))
+        findings.rows.append(Row.of(exact, metric=_METRICS[0], **text))
+        findings.rows.append(Row.of(entries, metric=_METRICS[1], **text))
+    chance = draw(len(space), 2 * min(_CHANCE, len(space) // 2), seed).view(2, -1)
+    found = measure(*chance)
+    bounds += int((~found.exact).sum())
+    text = {"label": "random pairs", "unit": "", "paper": "", "seeds": f"{chance.shape[1]} pairs, seed {seed}"}
+    apart = [float(found.values.double().mean())], [
+        float(_entry_wise(graphs, *chance, len(space.vertex_labels)).double().mean())
+    ]
+    findings.rows += [Row.of(value, metric=metric, **text) for value, metric in zip(apart, _METRICS, strict=True)]
     if space.name == "nasbench101" and "Arch2Vec" in groups:
         findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     findings.protocol = (
