@@ -16,7 +16,8 @@ class EmbeddingProjector(Callback):
 
     Args:
         benchmark: Source of accuracies; None for names only. Use one that answers at once (a table).
-        num_cells: Cells shown, drawn at random; the projector gets slow beyond some thousands.
+        num_cells: Cells shown, drawn at random from those that the benchmark knows; the projector gets slow beyond some
+            thousands.
         seed: Seed of the draw.
     """
 
@@ -36,7 +37,10 @@ class EmbeddingProjector(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         generator = torch.Generator().manual_seed(self.seed)
-        chosen = torch.randperm(len(data.space), generator=generator)[: self.num_cells]
+        known = None if self.benchmark is None else self.benchmark.members
+        size = len(data.space) if known is None else len(known)
+        chosen = torch.randperm(size, generator=generator)[: self.num_cells]
+        chosen = chosen if known is None else known[chosen]
         was_training = pl_module.training
         pl_module.eval()
         batches = (trainer.strategy.batch_to_device(batch) for batch in data.cells(chosen))

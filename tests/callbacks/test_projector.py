@@ -1,5 +1,6 @@
 import csv
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -48,6 +49,20 @@ def test_rows_are_cells_with_their_embeddings_and_scores(tmp_path):
         expected = torch.cat([module.eval().embed(graph) for _, graph in cells.cells(indices)])
     torch.testing.assert_close(vectors, expected, rtol=1e-4, atol=1e-5)
     assert (tmp_path / "run" / "projector_config.pbtxt").exists()
+
+
+def test_a_benchmark_of_a_part_of_the_space_shows_that_part(tmp_path):
+    members = np.arange(0, 81, 2)[::-1]
+
+    def keep(columns):
+        columns.update({name: values[members] for name, values in columns.items()}, member=members)
+
+    write_tiny_table(tmp_path / "half.npz", keep)
+    benchmark = TabularBenchmark(SPACE, str(tmp_path / "half.npz"), "toy", epochs=3, test_epochs=9)
+    fit(tmp_path / "run", EmbeddingProjector(benchmark))
+    (metadata,) = (tmp_path / "run").rglob("metadata.tsv")
+    _, *rows = read(metadata)
+    assert {SPACE.index(SPACE.parse(row[0])) for row in rows} == set(members.tolist())
 
 
 def test_names_only_and_no_more_cells_than_there_are(tmp_path):
