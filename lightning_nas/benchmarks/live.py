@@ -61,6 +61,8 @@ class LiveBenchmark(Benchmark[A]):
             any executor in ``….workers.ExecutorWorkers``; default ``….workers_local.LocalWorkers``, with a process for
             every GPU or core of this machine.
         retry_failed: Train again what failed in an earlier run.
+        average_last: Validation accuracy is the mean over so many last epochs of a training; arch2vec has 5 in the DARTS
+            space. The trainings are the same, so stores are shared.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class LiveBenchmark(Benchmark[A]):
         store: str | None = None,
         workers: int | Workers | None = None,
         retry_failed: bool = False,
+        average_last: int = 1,
     ) -> None:
         self.space: SearchSpace[A] = space
         self.data = data
@@ -90,6 +93,7 @@ class LiveBenchmark(Benchmark[A]):
         self.path = self.path.expanduser().absolute()
         self.workers = workers if isinstance(workers, Workers) else LocalWorkers(workers)
         self.retry_failed = retry_failed
+        self.average_last = average_last
         self._store: ResultStore | None = None
         self._queue: TrainingQueue | None = None
         self._seen_failures: set[ResultKey] = set()
@@ -105,8 +109,11 @@ class LiveBenchmark(Benchmark[A]):
 
     def identity(self) -> dict[str, Any]:
         """Space, data, network size, recipe, seed, epochs, and GPUs if any; neither the store nor the workers."""
+        # The last epoch alone goes without saying, so that searches from before there was a choice stay valid.
+        averaged = {} if self.average_last == 1 else {"average_last": self.average_last}
         return {
-            "benchmark": "live", "space": self.space.name, "epochs": self.epochs, "seed": self.seed, **self._details()
+            "benchmark": "live", "space": self.space.name, "epochs": self.epochs, "seed": self.seed, **self._details(),
+            **averaged,
         }  # fmt: skip
 
     def prepare(self) -> None:
@@ -125,6 +132,10 @@ class LiveBenchmark(Benchmark[A]):
             raise UsageError(
                 "LiveBenchmark: got data with purpose='evaluation', which leaves no images to select by; expected "
                 "purpose='search'"
+            )
+        if not 1 <= self.average_last <= self.epochs:
+            raise UsageError(
+                f"LiveBenchmark: got average_last={self.average_last}, expected 1 to the recipe's {self.epochs} epochs"
             )
         self.workers.prepare()
         self._check_network()
@@ -233,11 +244,15 @@ class LiveBenchmark(Benchmark[A]):
             key: [stored[k] for k in several] for key, several in seeds.items() if all(k in stored for k in several)
         }
 
-    @staticmethod
-    def _mean(results: Sequence[Result]) -> Evaluation:
+    def _mean(self, results: Sequence[Result]) -> Evaluation:
         """Scores of a training, means over seeds."""
-        columns = ([r.valid for r in results], [r.test for r in results], [r.cost for r in results])
+        columns = ([self._valid(r) for r in results], [r.test for r in results], [r.cost for r in results])
         return Evaluation(*(sum(column) / len(column) for column in columns))
+
+    def _valid(self, result: Result) -> float:
+        """Validation accuracy of one training, mean over its last epochs."""
+        last = result.curve[-self.average_last :]
+        return sum(last) / len(last) if self.average_last > 1 and last else result.valid
 
     def _notation(self, arch: A) -> str:
         return self.space.format(self.space.canonical(arch) if isinstance(self.space, FiniteSpace) else arch)

@@ -13,7 +13,7 @@ import torch
 
 from lightning_nas.benchmarks import live, workers_local
 from lightning_nas.benchmarks.live import LiveBenchmark
-from lightning_nas.benchmarks.store import ResultStore
+from lightning_nas.benchmarks.store import Result, ResultStore
 from lightning_nas.errors import BenchmarkDataError, EvaluationError, SpaceError, UsageError
 from lightning_nas.nn.training import TrainingRecipe
 from lightning_nas.search.history import SearchHistory, Status
@@ -102,6 +102,41 @@ def test_scores_are_means_over_seeds_and_every_seed_is_kept(make_live):
     for column in ("valid", "test", "cost"):
         assert getattr(scores, column).item() == pytest.approx(sum(getattr(row, column) for row in rows) / 2)
     assert set(ResultStore(bench.path).recipes()) == {row.key.recipe for row in rows}
+
+
+@pytest.fixture
+def trained(make_live, no_workers):
+    """A benchmark over trainings that are in the store already, and only there."""
+    recipe = replace(RECIPE, epochs=4)
+    before = make_live(recipe=recipe, num_seeds=2)  # without the argument
+    (whole,), (short,) = before._keys([CONV], None), before._keys([CONV], 2)
+    (failed,) = before._keys([SKIP], None)
+    store = ResultStore(before.path)
+    for seed, curve in enumerate([(10.0, 40.0, 60.0, 20.0), (30.0, 30.0, 30.0, 90.0)]):
+        for key in (whole, short):
+            store.put(Result(key._replace(seed=seed), curve[key.epochs - 1], 70.0, 1.0, 5, 6, curve[: key.epochs]))
+        store.put(Result(failed._replace(seed=seed), error="out of memory"))
+    no_workers()
+    return lambda average_last: make_live(recipe=recipe, num_seeds=2, average_last=average_last)
+
+
+@pytest.mark.parametrize(("average_last", "expected"), [(1, 55.0), (2, 50.0), (3, 45.0)])
+def test_validation_is_the_mean_over_the_last_epochs_of_the_same_trainings(trained, average_last, expected):
+    valid, test, cost = trained(average_last).evaluate([CONV, SKIP])
+    assert valid[0] == pytest.approx(expected)
+    assert (test[0], cost[0]) == (70.0, 1.0)
+    assert valid[1].isnan()
+    assert trained(average_last).submit(CONV).result().valid == valid[0]
+
+
+def test_a_short_training_is_averaged_over_what_there_is(trained):
+    assert trained(3).evaluate([CONV], epochs=2).valid.item() == pytest.approx((25 + 30) / 2)
+
+
+@pytest.mark.parametrize("average_last", [0, 2])
+def test_more_epochs_to_average_than_there_are(tmp_path, average_last):
+    with pytest.raises(UsageError, match=f"average_last={average_last}, expected 1 to the recipe's 1 epochs"):
+        make(tmp_path, average_last=average_last).prepare()
 
 
 def test_a_failing_training_scores_nan_and_is_kept_and_logged_once(tmp_path, make_live, caplog, no_workers):
@@ -255,7 +290,8 @@ def test_identity_is_what_fixes_the_answers(tmp_path):
     assert identity["space"] == "nasbench201"
     assert identity["epochs"] == 1
     assert identity == make(tmp_path, workers=3, store="elsewhere.sqlite").identity()
-    for change in ({"seed": 1}, {"channels": 2}, {"recipe": TrainingRecipe(epochs=2)}):
+    assert "average_last" not in identity  # searches from before there was a choice go on
+    for change in ({"seed": 1}, {"channels": 2}, {"recipe": TrainingRecipe(epochs=2)}, {"average_last": 2}):
         assert make(tmp_path, **change).identity() != identity
 
 
