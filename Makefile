@@ -5,7 +5,7 @@
 #   TORCH_INDEX  package index for torch alone. On Linux, PyPI's torch is a CUDA build of several GB; without a GPU:
 #                  make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #   PIP_ARGS     further arguments of every pip install, for example --index-url of a mirror
-#   ARGS         further arguments of pytest (make test) or of lightning-nas (make demo)
+#   ARGS         further arguments of pytest (make test) or of lightning-nas (make demo, make pretrain)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install $(PIP_ARGS)
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench pretrain clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +40,16 @@ lint: $(VENV)/.dev  ## Check style, types and spelling
 
 bench: $(VENV)/.dev  ## Run every comparison in tests/bench
 	@set -e; for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+PRETRAIN := $(foreach space,nasbench101 nasbench201 darts,$(space) $(space)_vgae $(space)_gae) \
+	nasbench101_joint darts_joint
+
+pretrain: $(VENV)/.run  ## Table 1 of arch2vec: 11 models with 3 seeds each into the ledger; continues where it was stopped
+	@set -e; for model in $(PRETRAIN); do for seed in 0 1 2; do \
+		run=runs/table1/$$model/$$seed; test -e $$run/result || $(BIN)/lightning-nas fit \
+			--config arch2vec/$$model --run_dir $$run --ckpt_path last --seed_everything $$seed \
+			--model.init_args.seed $$seed --data.init_args.seed $$seed $(ARGS); done; done
+	$(BIN)/lightning-nas report runs/table1 --record docs/results --ledger
 
 clean:  ## Remove caches and build outputs; .venv and runs stay
 	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -93,6 +93,8 @@ def one_cycle(step: int, total: float) -> float:
         total: Steps of the whole training.
     """
     warm_up = total / 10
+    if total == math.inf:
+        return 1.0
     if step + 1 < warm_up:
         return (step + 1) / warm_up
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warm_up) / (total - warm_up)))

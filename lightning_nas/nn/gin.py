@@ -157,6 +157,7 @@ class _FoldedLayer:
 
 def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Weight and bias of a linear map with the batch normalisation behind it, in evaluation mode."""
-    assert norm.running_var is not None and norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return linear.weight * scale[:, None], (linear.bias - norm.running_mean) * scale + norm.bias

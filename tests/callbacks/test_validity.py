@@ -3,7 +3,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 
-from lightning_nas.callbacks.validity import PriorValidity
+from lightning_nas.callbacks.validity import PriorValidity, moments, prior_shares
 from lightning_nas.datamodules.cells import CellDataModule
 from lightning_nas.errors import UsageError
 from lightning_nas.modules.arch2vec import Arch2Vec
@@ -73,6 +73,29 @@ def test_the_published_test_where_the_space_has_one(cells):
     assert values["validity"] == 7 / 8
     assert values["validity_published"] == 1.0
     assert values.keys() == {"validity", "uniqueness", "validity_published", "uniqueness_published"}
+
+
+def test_a_space_that_finds_members_counts_them_once():
+    """Graphs 0 and 1 are one member though their labels differ; graph 3 is none."""
+
+    class Finder(TinySpace):
+        def indices_of(self, graphs):
+            return torch.tensor([5, 5, 9, -1])
+
+        def is_valid_published(self, graphs):
+            return torch.tensor([True, True, False, True])
+
+    ops, adjacency = (part[:4] for part in SPACE.all_graphs())
+    assert prior_shares(Finder(), CellGraph(ops, adjacency)) == {
+        "validity": 3 / 4, "uniqueness": 2 / 3, "validity_published": 3 / 4, "uniqueness_published": 1.0,
+    }  # fmt: skip
+
+
+def test_moments_of_parts_are_those_of_the_whole():
+    points = 1000 + torch.randn(50, 3, 2, generator=torch.Generator().manual_seed(0))
+    mean, std = moments(iter(points.split(17)))
+    np.testing.assert_allclose(mean, points.double().mean(dim=0), rtol=1e-6)
+    np.testing.assert_allclose(std, points.double().std(dim=0), rtol=1e-5)
 
 
 def test_points_have_the_moments_of_the_training_cells():

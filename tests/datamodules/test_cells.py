@@ -156,8 +156,16 @@ def test_evaluation_loaders_are_in_order():
         assert torch.equal(torch.cat([index for index, _ in loader]), indices)
 
 
+def test_labels_are_kept_small_and_come_out_as_indices():
+    data = ready()
+    assert data._graphs.ops.dtype == torch.int8
+    _, graphs = next(iter(data.train_dataloader()))
+    assert (graphs.ops.dtype, graphs.adjacency.dtype) == (torch.int64, torch.bool)
+
+
 def test_sizes_for_the_model():
     assert CellDataModule(TinySpace()).num_ops == 5
+    assert CellDataModule(TinySpace()).num_vertices == 6
     assert identity(batch := (1, 2)) is batch
 
 

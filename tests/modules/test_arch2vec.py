@@ -8,7 +8,16 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
 from lightning_nas.errors import UsageError
-from lightning_nas.modules.arch2vec import Arch2Vec, Decoded, kl_divergence, one_hot, reconstruction_loss
+from lightning_nas.modules.arch2vec import (
+    Arch2Vec,
+    Decoded,
+    dot_product_limit,
+    kl_divergence,
+    one_cycle,
+    one_hot,
+    reconstruction_loss,
+)  # fmt: skip
+from lightning_nas.nn.gcn import normalised_adjacency
 from lightning_nas.spaces.base import CellGraph
 from tests.contract import TinyModuleContract, TinySpace, quiet_trainer
 
@@ -31,6 +40,16 @@ class TestReferenceModeContract(TestContract):
 
     # The released code divides the KL term by the batch size once more, so that two batches of 8 are not one of 16.
     test_gradients_of_two_processes_are_those_of_the_joint_batch = None
+
+
+class TestAutoencoderContract(TestContract):
+    def module(self, seed=0):
+        return small(seed=seed, encoder="gcn", variational=False)
+
+
+class TestJointDecoderContract(TestContract):
+    def module(self, seed=0):
+        return small(seed=seed, encoder="gcn", decoder="joint", num_vertices=6)
 
 
 @pytest.fixture
@@ -105,6 +124,123 @@ def test_decode_is_the_dot_product(graphs):
         z.numpy() @ module.to_ops.weight.detach().numpy().T + module.to_ops.bias.detach().numpy(),
         rtol=1e-4, atol=1e-6,
     )  # fmt: skip
+
+
+def test_the_joint_decoder_takes_the_place_of_the_dot_product():
+    module = small(decoder="joint", num_vertices=6)
+    z = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    for ours, expected in zip(module.decode(z), module.decoder(z), strict=True):
+        assert torch.equal(ours, expected)
+    assert not hasattr(module, "to_ops")
+
+
+def test_evaluation_without_gradients_takes_a_faster_way_to_the_same_numbers(graphs):
+    module = small()
+    for _ in range(3):
+        module.encode(graphs)  # running statistics worth the name
+    module.eval()
+    slow = module.encode(graphs)
+    with torch.no_grad():
+        fast = module.encode(graphs)
+    assert not fast[0].requires_grad
+    for ours, expected in zip(fast, slow, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_graph_convolution_hears_both_ways_and_its_heads_hear_too(graphs):
+    module = small(encoder="gcn").eval()
+    norm = normalised_adjacency((graphs.adjacency | graphs.adjacency.mT).float(), self_loops=True)
+    hidden = module.encoder(one_hot(graphs.ops, 5), norm)
+    mu, log_std = module.encode(graphs)
+    torch.testing.assert_close(mu, module.to_mu(hidden, norm))
+    torch.testing.assert_close(log_std, module.to_log_std(hidden, norm))
+
+
+def test_the_released_graph_convolution_has_no_self_loops_and_survives_padding(graphs):
+    module = small(encoder="gcn", mode="reference").eval()
+    norm = normalised_adjacency((graphs.adjacency | graphs.adjacency.mT).float(), self_loops=False)
+    mu, _ = module.encode(graphs)
+    assert mu.isfinite().all()
+    torch.testing.assert_close(mu, module.to_mu(module.encoder(one_hot(graphs.ops, 5), norm), norm))
+
+
+@pytest.mark.parametrize("encoder", ["gin", "gcn"])
+def test_a_plain_autoencoder_has_neither_noise_nor_prior(graphs, encoder, monkeypatch):
+    module = small(encoder=encoder, variational=False, dropout=0.0).train()
+    logged, seen = {}, []
+    module.log_dict = lambda values, **_: logged.update(values)
+    monkeypatch.setattr(Arch2Vec, "global_step", 0)
+    encode, decode = module.encode, module.decode
+    module.encode = lambda graph: seen.append(encode(graph)) or seen[-1]
+    module.decode = lambda z: seen.append(z) or decode(z)
+    loss = module.training_step((torch.arange(7), graphs), 0)
+    (mu, log_std), z = seen
+    assert torch.equal(z, mu)
+    assert (log_std.exp() == 0).all()
+    assert float(logged["train/kl"]) == 0.0
+    torch.testing.assert_close(loss, logged["train/ops_loss"] + logged["train/adjacency_loss"])
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
+def graph_of(labels, *arcs):
+    adjacency = torch.zeros(6, 6, dtype=torch.bool)
+    adjacency[tuple(zip(*arcs, strict=True))] = True
+    return torch.tensor(labels), adjacency
+
+
+LIMITS = {
+    "all labels differ": (graph_of([0, 1, 2, 3, 4, -1], (0, 1), (1, 2), (2, 3), (3, 4)), True),
+    "two padded vertices": (graph_of([0, 1, 2, 4, -1, -1], (0, 1), (1, 2), (2, 3)), False),
+    "twins": (graph_of([0, 1, 1, 2, 4, -1], (0, 1), (0, 2), (1, 3), (2, 3), (3, 4)), False),
+    "twins with an arc": (graph_of([0, 1, 1, 2, 4, -1], (0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (3, 4)), True),
+    "mirrored paths": (graph_of([0, 1, 2, 1, 2, 4], (0, 1), (1, 2), (2, 5), (0, 3), (3, 4), (4, 5)), False),
+    "with a rung": (graph_of([0, 1, 2, 1, 2, 4], (0, 1), (1, 2), (2, 5), (0, 3), (3, 4), (4, 5), (1, 3)), False),
+    "with a diagonal": (graph_of([0, 1, 2, 1, 2, 4], (0, 1), (1, 2), (2, 5), (0, 3), (3, 4), (4, 5), (1, 4)), True),
+    "same labels, other places": (graph_of([0, 1, 1, 2, 4, -1], (0, 1), (1, 2), (2, 3), (3, 4), (0, 3)), True),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_what_a_dot_product_can_give_back(name):
+    (ops, adjacency), expected = LIMITS[name]
+    assert dot_product_limit(CellGraph(ops[None], adjacency[None])).tolist() == [expected]
+
+
+def test_the_limit_holds_for_a_real_encoder():
+    """Equal latent vectors where the limit says no: no threshold, no weights can bring such a graph back."""
+    ops, adjacency = map(torch.stack, zip(*(graph for graph, _ in LIMITS.values()), strict=True))
+    module = small(num_layers=4).eval()
+    with torch.no_grad():
+        z = module.encode(CellGraph(ops, adjacency))[0]
+    linked = adjacency | adjacency.mT
+    for b, (_, possible) in enumerate(LIMITS.values()):
+        dots = z[b] @ z[b].T
+        same = [(u, v) for u in range(6) for v in range(u) if torch.allclose(z[b, u], z[b, v], atol=1e-6)]
+        clash = any(
+            not linked[b, u, v] or any(linked[b, u, w] != linked[b, v, w] for w in range(6) if w not in (u, v))
+            for u, v in same
+        )
+        assert clash == (not possible)
+        assert all(dots[u, v] > 0 for u, v in same)
+
+
+def test_one_cycle_rises_for_a_tenth_and_falls_along_a_cosine():
+    factors = [one_cycle(step, 100) for step in range(101)]
+    np.testing.assert_allclose(factors[:9], np.arange(1, 10) / 10)
+    assert factors[10] == max(factors) == 1.0
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0.0, abs=1e-12)
+    assert one_cycle(150, 100) == pytest.approx(0.0, abs=1e-12)
+    assert one_cycle(10**6, math.inf) > 0
+
+
+def test_the_schedule_is_taken_step_by_step(tmp_path):
+    trainer = fit(tmp_path, small(schedule="one_cycle", optimizer=adam), 2)
+    (optimizer,) = trainer.optimizers
+    total = trainer.estimated_stepping_batches
+    assert trainer.global_step == total
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * one_cycle(total, total))
 
 
 def test_discretise_keeps_the_likeliest_label_and_arcs_above_one_half_in_the_upper_triangle():
@@ -251,6 +387,20 @@ def test_whole_graph_accuracy_by_hand(graphs, monkeypatch):
     assert logged["val/graph_accuracy"] == pytest.approx(4 / 7)
     assert logged["val/ops_accuracy"] == pytest.approx(1 - 2 / 40)  # 42 vertices, 2 of them padding
     assert logged["val/adjacency_accuracy"] == pytest.approx(1 - 2 / (7 * 15))
+    # Padding counts as the first label: right at one of the two padded vertices.
+    assert logged["val/ops_accuracy_published"] == pytest.approx(1 - 3 / 42)
+
+
+def test_an_arc_to_padding_is_wrong(graphs, monkeypatch):
+    module = small().eval()
+    adjacency = graphs.adjacency.clone()
+    adjacency[1, 2, 5] = True
+    logits = Decoded(10 * one_hot(graphs.ops, 5), 20.0 * adjacency - 10)
+    monkeypatch.setattr(module, "decode", lambda z: logits)
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value.item()}))
+    module.validation_step((torch.arange(7), graphs), 0)
+    assert logged["val/graph_accuracy"] == pytest.approx(6 / 7)
 
 
 def test_training_learns_to_reconstruct(tmp_path):
@@ -271,3 +421,8 @@ def adam(parameters):
 def test_nonsense_is_refused(arguments):
     with pytest.raises(UsageError, match=next(iter(arguments))):
         small(**arguments)
+
+
+def test_a_joint_decoder_needs_to_know_the_number_of_vertices():
+    with pytest.raises(UsageError, match="num_vertices"):
+        small(decoder="joint")

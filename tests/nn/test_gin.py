@@ -1,8 +1,10 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from lightning_nas.nn.gin import GINEncoder, VertexBatchNorm
+from lightning_nas.nn.gin import GINEncoder, VertexBatchNorm, refine
 
 
 def oracle(encoder, features, adjacency):
@@ -81,3 +83,63 @@ def test_graphs_of_a_batch_do_not_hear_each_other(batch):
 
 def test_the_weight_of_the_own_vertex_is_learned():
     assert {f"convolutions.{i}.eps" for i in range(3)} <= {name for name, _ in GINEncoder(2, 4, 3).named_parameters()}
+
+
+def parts_of(encoder, features, adjacency, size=512):
+    """Of all graphs, by their distinct rows of features."""
+    rows, colours = torch.unique(features.flatten(0, 1), dim=0, return_inverse=True)
+    return list(encoder.chunks(colours.view(features.shape[:2]), rows, adjacency.bool(), size))
+
+
+@pytest.mark.parametrize("labels", [1, 2, 50])
+@pytest.mark.parametrize("num_layers", [1, 2, 4])
+def test_chunks_are_the_encoder(labels, num_layers):
+    """With few labels many vertices are alike for several layers; with many none are from the start."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(labels)
+    features = torch.eye(labels)[torch.randint(labels, (40, 6), generator=generator)]
+    arcs = (torch.rand(40, 6, 6, generator=generator) < 0.3).triu(1)
+    arcs[:, :, 5] = False  # a vertex without arcs
+    adjacency = (arcs | arcs.mT).float()
+    encoder = GINEncoder(labels, hidden_dim=8, num_layers=num_layers)
+    with torch.no_grad():
+        for layer in encoder.convolutions:
+            layer.eps.uniform_(-0.5, 0.5)
+        for _ in range(3):
+            encoder(features, adjacency)
+        expected = encoder.eval()(features, adjacency)
+    parts = parts_of(encoder, features, adjacency, size=16)
+    assert [len(part) for part in parts] == [16, 16, 8]
+    torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_refinement_against_multisets():
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.randint(3, (30, 5), generator=generator)
+    arcs = (torch.rand(30, 5, 5, generator=generator) < 0.4).triu(1)
+    linked = arcs | arcs.mT
+    for _ in range(3):
+        refined = refine(colours, linked)
+        seen = {}
+        for b in range(30):
+            for v in range(5):
+                what = (int(colours[b, v]), *sorted(colours[b, linked[b, v]].tolist()))
+                seen.setdefault(what, set()).add(int(refined[b, v]))
+        assert all(len(names) == 1 for names in seen.values())
+        assert len(set.union(*seen.values())) == len(seen)
+        assert set(refined.flatten().tolist()) == set(range(len(seen)))
+        colours = refined
+
+
+def test_a_layer_is_that_of_torch_geometric(batch):
+    """So are its names: checkpoints of either load into the other."""
+    from torch_geometric.nn import DenseGINConv
+
+    torch.manual_seed(0)
+    layer = GINEncoder(4, hidden_dim=7, num_layers=1).convolutions[0].eval()
+    reference = DenseGINConv(copy.deepcopy(layer.nn), train_eps=True).eval()
+    reference.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        layer.eps.fill_(0.25)
+        reference.eps.fill_(0.25)
+    torch.testing.assert_close(layer(*batch), reference(*batch))
