@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_nas.analysis.layout import layered_layout
 from lightning_nas.spaces.base import CellGraph
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 9))
 def test_arcs_go_down_and_boxes_do_not_overlap(seed, size):
     rng = np.random.default_rng(seed)
