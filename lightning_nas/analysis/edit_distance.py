@@ -53,8 +53,8 @@ class EditDistances:
 
     Args:
         graphs: Graphs of all members.
-        max_steps: Partial vertex assignments looked at per pair; a pair that needs more has an upper bound that says so.
-            Steps rather than seconds, so that results repeat.
+        max_steps: Partial vertex assignments looked at per pair; a pair that needs more has an upper bound that says
+            so. Steps rather than seconds, so that results repeat.
     """
 
     def __init__(self, graphs: CellGraph, max_steps: int = 200_000) -> None:

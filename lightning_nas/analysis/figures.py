@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 INK = "#333333"
 _TINTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#8C6D31")
+_TIMES = "\u00d7"
 _BOX = (0.86, 0.46)  # width and height of a vertex, in units of its room
 
 
@@ -56,7 +57,7 @@ def short_label(label: str) -> str:
     text = re.sub(r"^nor_|-bn-relu$|[{}]", "", label).replace("_", " ")
     text = re.sub(r"\s?pool", "", text)
     text = re.sub(r"^(sep|dil) conv", r"\1", text)
-    return re.sub(r"\s?(\d)x(\d)", r" \1×\2", text).strip()
+    return re.sub(r"\s?(\d)x(\d)", lambda size: f" {size[1]}{_TIMES}{size[2]}", text).strip()
 
 
 def draw_cell(ax: Axes, graph: CellGraph, vertex_labels: Sequence[str], title: str = "", width: float = 3.0) -> None:
@@ -122,9 +123,13 @@ def _arc(ax: Axes, points: Sequence[tuple[float, float]], faint: bool) -> None:
         codes += [Path.CURVE4] * 3
     ax.add_patch(
         FancyArrowPatch(
-            path=Path(vertices, codes), arrowstyle="-|>,head_length=2.2,head_width=1.1", linewidth=0.6,
-            color="#CCCCCC" if faint else "#666666", zorder=1 if faint else 2, capstyle="butt",
-        )  # fmt: skip
+            path=Path(vertices, codes),
+            arrowstyle="-|>,head_length=2.2,head_width=1.1",
+            linewidth=0.6,
+            color="#CCCCCC" if faint else "#666666",
+            zorder=1 if faint else 2,
+            capstyle="butt",
+        )
     )
 
 
@@ -142,7 +147,11 @@ def _pale(color: str) -> tuple[float, float, float]:
 
 
 def cells_figure(
-    graphs: Sequence[CellGraph], titles: Sequence[str], vertex_labels: Sequence[str], heading: str = "", columns: int = 4
+    graphs: Sequence[CellGraph],
+    titles: Sequence[str],
+    vertex_labels: Sequence[str],
+    heading: str = "",
+    columns: int = 4,
 ) -> Figure:
     """Cells side by side in reading order.
 
@@ -195,9 +204,15 @@ def density_panels(
             inside = (truth >= low) & (guess >= low) & (guess <= high)
             drawn.append(
                 ax.hexbin(
-                    truth[inside], guess[inside], gridsize=48, extent=(low, high, low, high), mincnt=1,
-                    cmap="viridis", linewidths=0.0, zorder=2,
-                )  # fmt: skip
+                    truth[inside],
+                    guess[inside],
+                    gridsize=48,
+                    extent=(low, high, low, high),
+                    mincnt=1,
+                    cmap="viridis",
+                    linewidths=0.0,
+                    zorder=2,
+                )
             )
             ax.plot([low, high], [low, high], color="#D55E00", linewidth=0.9, zorder=3)
             ax.set_xlim(low, high)
@@ -278,7 +293,7 @@ def map_figure(places: np.ndarray, scores: np.ndarray, squares: np.ndarray, head
         left.scatter(*places[order].T, c=scores[order], s=size, linewidths=0, rasterized=True, **colours)
         edges = np.linspace(-1, 1, len(squares) + 1)
         drawn = right.pcolormesh(edges, edges, np.ma.masked_invalid(squares), rasterized=True, **colours)
-        for ax, title in ((left, "cells"), (right, f"mean over squares, {len(squares)} × {len(squares)}")):
+        for ax, title in ((left, "cells"), (right, f"mean over squares, {len(squares)} x {len(squares)}")):
             ax.set_title(title, fontsize=9)
             ax.set_box_aspect(1)
             ax.set_xlim(-1.03, 1.03)

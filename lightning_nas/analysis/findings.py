@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,7 +64,7 @@ def publish(findings: Findings, runs: Sequence[TrainedRun], output: Path | None,
 
     Args:
         findings: What was found.
-        runs: The runs it was found in; TensorBoard's images go to the log of each, or of the first if they show all.
+        runs: The runs it was found in; the first one's log gets TensorBoard's images and scalars.
         output: Folder for figures and numbers; None for ``analysis/NAME`` in the first run's folder.
         record: Folder of the ledger; None for no entry there.
     """
@@ -172,8 +172,3 @@ def _pixels(figure: Figure) -> np.ndarray:
 def _home(run: TrainedRun) -> Path:
     """The run folder, also when a checkpoint was given."""
     return run.folder.parent.parent if run.folder.is_file() else run.folder
-
-
-def published(table: Mapping[tuple[str, str, str], str], *key: str) -> str:
-    """The paper's number for (space, label, metric), empty when there is none."""
-    return table.get(key, "")  # type: ignore[call-overload, no-any-return]

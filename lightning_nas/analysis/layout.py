@@ -82,7 +82,7 @@ def _fewest_crossings(layers: list[list[Node]], links: list[tuple[Node, Node]]) 
             for place, node in enumerate(layers[row]):
                 around = [fixed[other] for this, other in near if this == node and other in fixed]
                 centre[node] = sum(around) / len(around) if around else float(place)
-            layers[row] = sorted(layers[row], key=lambda node: centre[node])  # noqa: B023  # used at once
+            layers[row] = sorted(layers[row], key=lambda node: centre[node])
         count = _crossings(layers, links)
         if count < fewest:
             best, fewest = [list(layer) for layer in layers], count

@@ -81,8 +81,8 @@ def performance(
     """Fit a regression on the embeddings of a few cells and predict the test accuracy of all others.
 
     Measured over the cells that the regression has not seen, all of them and those above a threshold: root mean squared
-    error (of accuracies between 0 and 1, as published), correlations of Pearson, Spearman and Kendall. Compared with the
-    same regression on arcs and labels, and with the encoder trained on the accuracies themselves.
+    error (of accuracies between 0 and 1, as published), correlations of Pearson, Spearman and Kendall. Compared with
+    the same regression on arcs and labels, and with the encoder trained on the accuracies themselves.
 
     Args:
         run: Run folders of 'lightning-nas fit', several seeds of a method or several methods of one space.
@@ -139,9 +139,9 @@ def performance(
         findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     count = int((truth.values > above).sum())
     findings.protocol = (
-        f"fitted on the test accuracies of {num_samples} random cells, predicts all others; {num_seeds} draws of cells, "
-        f"the same for all; {truth.dataset}, {truth.epochs} epochs, mean over training seeds; RMSE of accuracies between "
-        f"0 and 1; 'above {above:g} %': the {count:,} cells whose true test accuracy exceeds it"
+        f"fitted on the test accuracies of {num_samples} random cells, predicts all others; {num_seeds} draws of "
+        f"cells, the same for all; {truth.dataset}, {truth.epochs} epochs, mean over training seeds; RMSE of accuracies "
+        f"between 0 and 1; 'above {above:g} %': the {count:,} cells whose true test accuracy exceeds it"
     )
     findings.scale = f"{len(truth.values):,} cells of the table {truth.table}, {len(runs)} trained modules"
     where = f"Numbers: mean over all fits, cells above {above:g} % that were not fitted; drawn: the first fit."

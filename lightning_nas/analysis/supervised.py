@@ -43,12 +43,14 @@ def supervised_tables(
     """
     if not 2 <= num_samples <= len(truth.values):
         raise UsageError(
-            f"analyze: got num_samples={num_samples}, expected 2 to {len(truth.values)} of the {len(truth.values):,} cells"
+            f"analyze: got num_samples={num_samples}, expected 2 to {len(truth.values)}, the cells of the table"
         )
     chosen = fitted_cells(len(truth.values), num_samples, num, seed)
     graphs = GraphEncoding().encode(space)
     known = torch.ones_like(chosen, dtype=torch.bool)
     seeds = torch.rand(num, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    model: Any = SupervisedGIN(space.num_vertices).fit(graphs[truth.members[chosen]], truth.values[chosen], known, seeds)
+    model: Any = SupervisedGIN(space.num_vertices).fit(
+        graphs[truth.members[chosen]], truth.values[chosen], known, seeds
+    )
     features = torch.cat([model.pool_features(part) for part in graphs.split(_CHUNK)], dim=2)  # (R, D, N)
     return list(features.mT.unbind(0))

@@ -37,8 +37,8 @@ def tsne(
     """Map the embedding to the plane by t-SNE and colour it by test accuracy.
 
     Two drawings for each run: the cells themselves, and the mean over the cells of every square of a grid. In numbers:
-    how well the mean accuracy of a cell's nearest neighbours, on the map and in the embedding itself, agrees with its own
-    (Pearson).
+    how well the mean accuracy of a cell's nearest neighbours, on the map and in the embedding itself, agrees with its
+    own (Pearson).
 
     Args:
         run: Run folders of 'lightning-nas fit', several seeds of a method or several methods of one space.
@@ -60,8 +60,8 @@ def tsne(
     chosen = draw(len(truth.values), num_cells, seed)
     if grid < 1 or not 1 <= num_neighbors < len(chosen) or not 0 < perplexity < len(chosen):
         raise UsageError(
-            f"analyze tsne: got grid={grid}, perplexity={perplexity:g}, num_neighbors={num_neighbors} for {len(chosen)} "
-            f"cells; expected at least one square, and perplexity and neighbours between 0 and {len(chosen)}"
+            f"analyze tsne: got grid={grid}, perplexity={perplexity:g}, num_neighbors={num_neighbors} for "
+            f"{len(chosen)} cells; expected at least one square, and perplexity and neighbours between 0 and {len(chosen)}"
         )
     findings = Findings("tsne", "Map of the embedding", [], "", "", {}, dataset=truth.dataset)
     scores = truth.values[chosen].numpy()
@@ -88,8 +88,8 @@ def tsne(
     if runs[0].space.name == "nasbench101" and "Arch2Vec" in groups:
         findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     findings.protocol = (
-        f"{len(chosen):,} random cells; scikit-learn's t-SNE, perplexity {perplexity:g}, otherwise its defaults; each axis "
-        f"divided by its largest absolute value; grid of {grid} x {grid}; {num_neighbors} nearest neighbours; "
+        f"{len(chosen):,} random cells; scikit-learn's t-SNE, perplexity {perplexity:g}, otherwise its defaults; each "
+        f"axis divided by its largest absolute value; grid of {grid} x {grid}; {num_neighbors} nearest neighbours; "
         f"{truth.dataset}, {truth.epochs} epochs"
     )
     findings.scale = f"{len(chosen):,} of {len(truth.values):,} cells of the table {truth.table}, {len(runs)} modules"
@@ -108,7 +108,7 @@ def tsne_map(embeddings: Tensor, perplexity: float, seed: int) -> np.ndarray:
 
 
 def grid_means(places: np.ndarray, scores: np.ndarray, grid: int) -> np.ndarray:
-    """Mean score in every square of a grid over [-1, 1]², NaN where there is none; rows go upwards, ``(grid, grid)``."""
+    """Mean score in every square of a grid over [-1, 1]², NaN where there is none, rows upwards, ``(grid, grid)``."""
     square = np.clip(((places + 1) / 2 * grid).astype(int), 0, grid - 1)
     number = square[:, 1] * grid + square[:, 0]
     total = np.bincount(number, weights=scores, minlength=grid**2)

@@ -1,8 +1,9 @@
-"""Walks through the latent table: is the nearest cell a similar cell? (arch2vec, arXiv 2006.06936, Fig. 2.)"""
+"""Walks through the latent table: is the nearest cell a similar cell (arch2vec, arXiv 2006.06936, Fig. 2)?"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import LongTensor, Tensor
@@ -16,6 +17,9 @@ from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 from lightning_nas.spaces.base import CellGraph
 from lightning_nas.spaces.encodings import Encoding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PUBLISHED = {("nasbench101", "Arch2Vec"): "2.9", ("nasbench101", LABEL): "8.9"}
 """Mean edit distance of adjacent cells; the paper does not say of which kind, so it stands beside both."""
@@ -64,8 +68,8 @@ def walk(
         table: Name or path of the benchmark table; default: the space's name.
         num_samples: Cells on whose test accuracies the supervised encoder is trained.
         seed: Seed of the starts and of the untrained network.
-        max_steps: Effort spent on one edit distance; pairs that need more count with an upper bound, and the output says
-            how many.
+        max_steps: Effort spent on one edit distance; pairs that need more count with an upper bound, and the output
+            says how many.
         data_dir: Folder of tables; default $LIGHTNING_NAS_DATA or ~/.cache/lightning_nas.
         output: Folder for figures and numbers; default: analysis/walk in the first run folder.
         record: Folder of the ledger, usually docs/results; writes the numbers there.
@@ -111,15 +115,16 @@ def walk(
     found = measure(*chance)
     bounds += int((~found.exact).sum())
     text = {"label": "random pairs", "unit": "", "paper": "", "seeds": f"{chance.shape[1]} pairs, seed {seed}"}
-    apart = [float(found.values.double().mean())], [
-        float(_entry_wise(graphs, *chance, len(space.vertex_labels)).double().mean())
-    ]
+    apart = (
+        [float(found.values.double().mean())],
+        [float(_entry_wise(graphs, *chance, len(space.vertex_labels)).double().mean())],
+    )
     findings.rows += [Row.of(value, metric=metric, **text) for value, metric in zip(apart, _METRICS, strict=True)]
     if space.name == "nasbench101" and "Arch2Vec" in groups:
         findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     findings.protocol = (
-        f"{num_moves} moves from each of {num_starts} random cells, each to the nearest cell (L2) of the whole space that "
-        "the walk has not visited; mean over all moves, mean ± standard deviation over trained modules; edit distance: "
+        f"{num_moves} moves from each of {num_starts} random cells, each to the nearest cell (L2) of the whole space "
+        "that the walk has not visited; mean over all moves, mean ± standard deviation over trained modules; edit distance: "
         "exact graph edit distance of directed, labelled graphs with unit costs; entries: one-hot labels and adjacency"
     )
     findings.scale = f"{num_starts} walks of {num_moves} moves, {len(runs)} trained modules"
@@ -156,11 +161,11 @@ def _walks(table: Tensor, starts: Tensor, num_moves: int) -> Tensor:
 
 
 def _entry_wise(graphs: CellGraph, left: Tensor, right: Tensor, num_ops: int) -> LongTensor:
-    a, b = (CellGraph(graphs.ops[i], graphs.adjacency[i]) for i in (left, right))
-    return hamming_distances(a, b, num_ops)
+    one, other = (CellGraph(graphs.ops[i], graphs.adjacency[i]) for i in (left, right))
+    return hamming_distances(one, other, num_ops)
 
 
-def _drawing(graphs: CellGraph, path: Tensor, steps: list[int], labels: tuple[str, ...], heading: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _drawing(graphs: CellGraph, path: Tensor, steps: list[int], labels: tuple[str, ...], heading: str) -> Figure:
     cells = [CellGraph(graphs.ops[i], graphs.adjacency[i]) for i in path.tolist()]
     titles = ["start", *(f"{move}: {step} edit{'s' * (step != 1)}" for move, step in enumerate(steps, start=1))]
     mean = sum(steps) / len(steps)

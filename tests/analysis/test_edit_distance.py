@@ -57,10 +57,8 @@ def test_padding_is_no_vertex():
 
 def test_an_unfinished_search_says_so():
     rng = np.random.default_rng(1)
-    a, b = (
-        as_cell(CellGraph(torch.from_numpy(rng.integers(0, 3, 7)), torch.from_numpy(np.triu(rng.random((7, 7)) < 0.5, 1))))
-        for _ in range(2)
-    )
+    labels, arcs = rng.integers(0, 3, (2, 7)), np.triu(rng.random((2, 7, 7)) < 0.5, 1)
+    a, b = (as_cell(CellGraph(torch.from_numpy(labels[i]), torch.from_numpy(arcs[i]))) for i in (0, 1))
     best = edit_distance(a, b)
     hasty = edit_distance(a, b, max_steps=3)
     assert best.exact

@@ -3,8 +3,8 @@ import json
 import pytest
 from rich.console import Console
 
-from lightning_nas.analysis.findings import Findings, publish, table_of
 from lightning_nas.analysis.figures import styled
+from lightning_nas.analysis.findings import Findings, publish, table_of
 from lightning_nas.analysis.runs import load_runs
 from lightning_nas.ledger import Result, Row
 
