@@ -140,8 +140,8 @@ def performance(
     count = int((truth.values > above).sum())
     findings.protocol = (
         f"fitted on the test accuracies of {num_samples} random cells, predicts all others; {num_seeds} draws of "
-        f"cells, the same for all; {truth.dataset}, {truth.epochs} epochs, mean over training seeds; RMSE of accuracies "
-        f"between 0 and 1; 'above {above:g} %': the {count:,} cells whose true test accuracy exceeds it"
+        f"cells, the same for all; {truth.dataset}, {truth.epochs} epochs, mean over training seeds; RMSE of "
+        f"accuracies between 0 and 1; 'above {above:g} %': the {count:,} cells whose true test accuracy exceeds it"
     )
     findings.scale = f"{len(truth.values):,} cells of the table {truth.table}, {len(runs)} trained modules"
     where = f"Numbers: mean over all fits, cells above {above:g} % that were not fitted; drawn: the first fit."

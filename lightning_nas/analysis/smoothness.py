@@ -23,7 +23,7 @@ from lightning_nas.spaces.encodings import Encoding
 _SOURCE = "arch2vec (Yan et al., NeurIPS 2020, arXiv 2006.06936), Figure 3"
 _THEIRS = (
     "one random walk of 1,000 steps over valid cells with 7 vertices, pairs 1 to 8 steps apart, exact graph edit "
-    "distance, L2 between embeddings as box plots for distances up to 7; a figure without numbers, said to rise monotonically"
+    "distance, L2 between embeddings as box plots for distances up to 7; a figure without numbers"
 )
 
 

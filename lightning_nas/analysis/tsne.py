@@ -61,7 +61,7 @@ def tsne(
     if grid < 1 or not 1 <= num_neighbors < len(chosen) or not 0 < perplexity < len(chosen):
         raise UsageError(
             f"analyze tsne: got grid={grid}, perplexity={perplexity:g}, num_neighbors={num_neighbors} for "
-            f"{len(chosen)} cells; expected at least one square, and perplexity and neighbours between 0 and {len(chosen)}"
+            f"{len(chosen)} cells; expected at least one square, perplexity and neighbours below {len(chosen)}"
         )
     findings = Findings("tsne", "Map of the embedding", [], "", "", {}, dataset=truth.dataset)
     scores = truth.values[chosen].numpy()
