@@ -34,8 +34,8 @@ class PriorValidity(Callback):
     """Decodes random latent points and logs which share are cells of the space (arXiv 2006.06936, Table 1).
 
     Points are normal with the mean and standard deviation that the training cells have at each vertex and dimension,
-    as in the released code. Logs ``val/validity`` and ``val/uniqueness`` (strict: labels and wiring; where the space
-    finds the members that graphs are, distinct members), and, where the space defines it, ``val/validity_published``
+    as in the released code. Logs ``val/validity`` and ``val/uniqueness`` (strict: labels and wiring; graphs that are
+    one member of the space count once), and, where the space defines it, ``val/validity_published``
     and ``val/uniqueness_published`` (the released code's test; distinct graphs, unused vertices included).
 
     Args:
@@ -64,9 +64,8 @@ class PriorValidity(Callback):
     def measure(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         """Shares of valid and of unique cells among decoded latent points."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        mean, std = moments(
-            pl_module.encode(trainer.strategy.batch_to_device(graph))[0] for _, graph in data.cells(data.train_indices)
-        )
+        batches = (trainer.strategy.batch_to_device(graph) for _, graph in data.cells(data.train_indices))
+        mean, std = moments(pl_module.encode(graph)[0].cpu() for graph in batches)
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(self.num_samples, *mean.shape, generator=generator)
         z = (noise * std + mean).to(pl_module.device)
@@ -78,17 +77,17 @@ def moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over the first dimension of all parts; nothing is kept of them.
 
     Shapes:
-        parts ``(b, V, D)`` -> two of ``(V, D)``, on the CPU.
+        parts ``(b, V, D)`` -> two of ``(V, D)``.
     """
     count, shift, total, squares = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
     for part in parts:
         if not count:
             shift = part.mean(dim=0)  # sums of squares about a point near the mean lose no digits
         count += len(part)
-        total = total.to(part.device) + (part - shift).sum(dim=0, dtype=torch.float64)
-        squares = squares.to(part.device) + (part - shift).square().sum(dim=0, dtype=torch.float64)
+        total = total + (part - shift).sum(dim=0, dtype=torch.float64)
+        squares = squares + (part - shift).square().sum(dim=0, dtype=torch.float64)
     variance = (squares - total.square() / count).clamp_min(0.0) / (count - 1)
-    return (shift + total / count).float().cpu(), variance.sqrt().float().cpu()
+    return (shift + total / count).float(), variance.sqrt().float()
 
 
 def prior_shares(space: Any, graphs: CellGraph) -> dict[str, float]:
@@ -99,11 +98,11 @@ def prior_shares(space: Any, graphs: CellGraph) -> dict[str, float]:
         graphs: Decoded graphs.
     """
     hashes = isomorphism_hashes(graphs)
-    if hasattr(space, "indices_of"):  # padding and unused vertices may have any label
+    numbers = hashes
+    if hasattr(space, "indices_of"):  # members are the same whatever the labels of padding and unused vertices
         members = space.indices_of(graphs)
-        values = _shares(members, members >= 0, "")
-    else:
-        values = _shares(hashes, space.is_valid(graphs), "")
+        numbers = torch.where(members >= 0, members, hashes)
+    values = _shares(numbers, space.is_valid(graphs), "")
     if hasattr(space, "is_valid_published"):
         values |= _shares(hashes, space.is_valid_published(graphs), "_published")
     return values

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,10 @@ class GINLayer(nn.Module):
         return output
 
 
+_Layers: TypeAlias = Iterable[tuple[GINLayer, VertexBatchNorm]]
+_Perceptron: TypeAlias = tuple[nn.Linear, VertexBatchNorm, nn.ReLU, nn.Linear]
+
+
 class GINEncoder(nn.Module):
     """Layers of ``MLP((1 + eps) h_v + sum of neighbours' h_u)``, each followed by batch normalisation and ReLU.
 
@@ -103,7 +108,7 @@ class GINEncoder(nn.Module):
         Shapes:
             colours ``(B, V)``, features ``(C, F)``, adjacency ``(B, V, V)`` -> parts of ``(B, V, H)``.
         """
-        layers = [_FoldedLayer(*pair) for pair in zip(self.convolutions, self.norms, strict=True)]
+        layers = [_FoldedLayer(*pair) for pair in cast("_Layers", zip(self.convolutions, self.norms, strict=True))]
         while layers and len(features) <= colours.numel() // 8:
             refined = refine(colours, adjacency)
             count = int(refined.max()) + 1
@@ -126,7 +131,7 @@ class _FoldedLayer:
     """A layer and the normalisation behind it, in evaluation mode, as two linear maps."""
 
     def __init__(self, convolution: GINLayer, norm: VertexBatchNorm) -> None:
-        linear, inner, _, second = convolution.nn
+        linear, inner, _, second = cast("_Perceptron", convolution.nn)
         self.own = 1.0 + convolution.eps
         self.first, self.first_bias = _folded(linear, inner)
         self.second, self.second_bias = _folded(second, norm)

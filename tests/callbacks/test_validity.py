@@ -75,18 +75,19 @@ def test_the_published_test_where_the_space_has_one(cells):
     assert values.keys() == {"validity", "uniqueness", "validity_published", "uniqueness_published"}
 
 
-def test_a_space_that_finds_members_counts_them_once():
-    """Graphs 0 and 1 are one member though their labels differ; graph 3 is none."""
+def test_graphs_that_are_one_member_count_once():
+    """Graphs 0 and 1 are one member; 2 is valid and no member, as in a space that holds a sample; 3 is not valid."""
 
-    class Finder(TinySpace):
+    class Sampled(TinySpace):
         def indices_of(self, graphs):
-            return torch.tensor([5, 5, 9, -1])
+            return torch.tensor([5, 5, -1, -1])
 
         def is_valid_published(self, graphs):
             return torch.tensor([True, True, False, True])
 
-    ops, adjacency = (part[:4] for part in SPACE.all_graphs())
-    assert prior_shares(Finder(), CellGraph(ops, adjacency)) == {
+    ops, adjacency = (part[:4].clone() for part in SPACE.all_graphs())
+    adjacency[3] = False
+    assert prior_shares(Sampled(), CellGraph(ops, adjacency)) == {
         "validity": 3 / 4, "uniqueness": 2 / 3, "validity_published": 3 / 4, "uniqueness_published": 1.0,
     }  # fmt: skip
 
