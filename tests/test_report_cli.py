@@ -125,7 +125,7 @@ def test_budgets_that_cannot_be_kept(run, leave_run):
         with pytest.raises(UsageError, match="got --queries with --record or --ledger"):
             run("runs/a", "--queries", "4", *more)
     with pytest.raises(UsageError, match="got --seconds with no run folders"):
-        run("--seconds", "4")
+        run("--ledger", "--seconds", "4")
     with pytest.raises(UsageError, match=r"runs/a, random: budget: got {'queries': 0}, expected positive"):
         run("runs/a", "--queries", "0")
     state = torch.load(folder / "search" / "gp.pt", weights_only=True)
