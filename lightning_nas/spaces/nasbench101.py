@@ -86,7 +86,7 @@ class NASBench101(FiniteSpace[Cell]):
 
     def index(self, arch: Cell) -> int:  # type: ignore[override]
         """Position of an architecture; raises ``SpaceError`` for a stranger."""
-        cells, mask, number = self._cells, arch[0], _NUMBERS.get(arch[1:])
+        cells, mask, number = self._cells, arch[0] if arch else 0, _NUMBERS.get(arch[1:])
         if number is not None and 0 < mask < len(cells.rows) and len(arch) - 1 == _INTERIOR[mask.bit_length()]:
             found = int(cells.members[cells.rows[mask], number])
             if found >= 0 and cells.masks[found] == mask and cells.numbers[found] == number:
