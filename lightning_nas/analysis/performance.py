@@ -43,7 +43,7 @@ class Contestant:
     """A regression and what it sees of a cell.
 
     Args:
-        predictor: Regression, for example ``GaussianProcess`` or ``SupervisedGIN``.
+        predictor: Regression, for example ``lightning_nas.predictors.gp.GaussianProcess``.
         encoding: What it sees, for example ``AdjacencyEncoding``; networks on graphs need ``GraphEncoding``; None for
             the embeddings of the runs.
     """
@@ -92,7 +92,8 @@ def performance(
         num_samples: Cells that are fitted.
         num_seeds: Fits with other cells, for each run.
         above: Threshold in percent test accuracy; most spaces have cells that do not learn at all.
-        predictor: Regression on the embeddings; default: a Gaussian process.
+        predictor: Regression on the embeddings, for example lightning_nas.predictors.dngo.DNGO; default: a Gaussian
+            process.
         compare: Further regressions by the name they are shown under, each a predictor and an encoding; default: the
             predictor on arcs and labels (AdjacencyEncoding), and the supervised counterpart of arch2vec (SupervisedGIN
             on GraphEncoding).

@@ -125,7 +125,8 @@ def walk(
     findings.protocol = (
         f"{num_moves} moves from each of {num_starts} random cells, each to the nearest cell (L2) of the whole space "
         "that the walk has not visited; mean over all moves, mean ± standard deviation over trained modules; edit "
-        "distance: exact graph edit distance of directed, labelled graphs with unit costs; entries: one-hot labels and adjacency"
+        "distance: exact graph edit distance of directed, labelled graphs with unit costs; entries: one-hot labels and "
+        "adjacency matrices"
     )
     findings.scale = f"{num_starts} walks of {num_moves} moves, {len(runs)} trained modules"
     if bounds:

@@ -7,7 +7,7 @@ from tests.contract import Project
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A project with the run folders ``run0`` and ``run1``; tests write elsewhere."""
+    """A project with the run folders ``run0`` and ``run1``; results go elsewhere."""
     project = Project(tmp_path_factory.mktemp("trained"))
     config = project.write("train.yaml", change=lambda config: config["trainer"].pop("callbacks"))
     children = [

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from rich.console import Console
@@ -19,8 +20,6 @@ def findings():
 
 
 def test_everything_is_left_in_the_run_folder(findings, trained, tmp_path, capsys):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(trained.folder / "run0", folder)
     runs = load_runs([folder])["Arch2Vec"]

@@ -57,8 +57,11 @@ def test_from_run_folders_to_files(analyze, trained, tmp_path, capsys):
 def test_contestants_of_ones_own(analyze, trained, tmp_path):
     analyze(
         "performance", "--table", trained.folder / "tiny.npz", "--dataset", "toy", "--num_samples", "20",
-        "--num_seeds", "1", "--predictor", "DNGO", "--predictor.num_steps", "5", "--compare",
-        '{"codes": {"predictor": {"class_path": "DNGO", "init_args": {"num_steps": 5}}, "encoding": "OneHotEncoding"}}',
+        "--num_seeds", "1", "--predictor", "lightning_nas.predictors.dngo.DNGO", "--predictor.num_steps", "5", "--compare",
+        json.dumps({"codes": {
+            "predictor": {"class_path": "lightning_nas.predictors.dngo.DNGO", "init_args": {"num_steps": 5}},
+            "encoding": "OneHotEncoding",
+        }}),
         runs=("run0",),
     )  # fmt: skip
     numbers = json.loads((tmp_path / "out" / "performance.json").read_text())
@@ -70,7 +73,7 @@ def test_contestants_of_ones_own(analyze, trained, tmp_path):
     [
         (("--num_samples", 80), "expected 2 to 79 samples of the 81 cells"),
         (("--above", 99), "which 0 cells exceed on toy; expected a lower threshold"),
-        (("--compare", '{"x": {"predictor": "GaussianProcess"}}', "--num_samples", 20), "'x' has no encoding"),
+        (("--compare", '{"x": {"predictor": "lightning_nas.predictors.gp.GaussianProcess"}}', "--num_samples", 20), "'x' has no encoding"),
     ],
     ids=str,
 )
