@@ -79,3 +79,76 @@ def standardise(y: Tensor, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scale = (centred.square().sum(dim=1) / count).sqrt()
     scale = torch.where(scale > 1e-9, scale, torch.ones_like(scale))  # all scores equal: keep their unit
     return centred / scale[:, None], location, scale
+
+
+def select_by_evidence(
+    features: Tensor, target: Tensor, observed: Tensor, priors: tuple[float, ...], noises: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """Prior variance of the weights and noise with the highest evidence (Bishop 2006, Eq. 3.86), two of ``(R,)``.
+
+    Args:
+        features: Zero where not observed, ``(R, n, H)`` float64.
+        target: Zero where not observed, ``(R, n)`` float64.
+        observed: Which entries count, ``(R, n)`` bool.
+        priors: Grid of prior variances.
+        noises: Grid of noise variances.
+    """
+    # One eigendecomposition of the n x n Gram matrix serves the whole grid.
+    eigenvalues, eigenvectors = torch.linalg.eigh(features @ features.mT)  # (R, n)
+    projected = (eigenvectors.mT @ target[..., None])[..., 0].square()
+    prior, noise = features.new_tensor(priors), features.new_tensor(noises)
+    spectrum = prior[:, None, None, None] * eigenvalues.clamp_min(0.0) + noise[:, None, None]  # (S, Q, R, n)
+    idle = (~observed).sum(dim=1)  # rows that were not observed are zero: each adds log(noise), taken out again
+    evidence = -0.5 * ((projected / spectrum).sum(-1) + spectrum.log().sum(-1) - noise.log()[:, None] * idle)
+    best = evidence.flatten(0, 1).argmax(dim=0)
+    return prior[best // len(noise)], noise[best % len(noise)]
+
+
+class LinearModel(RunModel):
+    """Posterior of R Bayesian linear regressions on features; subclasses say what the features are.
+
+    Args:
+        location: Mean of the scores, ``(R,)``.
+        scale: Standard deviation of the scores, ``(R,)``.
+        features: Features of the evaluations, zero where not observed, ``(R, n, H)``.
+        target: Standardised scores, zero where not observed, ``(R, n)`` float64.
+        prior: Prior variance of the weights, ``(R,)`` float64.
+        noise: Noise variance, ``(R,)`` float64.
+    """
+
+    def __init__(
+        self, location: Tensor, scale: Tensor, features: Tensor, target: Tensor, prior: Tensor, noise: Tensor
+    ) -> None:
+        super().__init__(location, scale)
+        self.prior = prior.to(features.dtype)
+        # Conditioning in the space of the n evaluations: n <= H halves the work of scoring the pool.
+        exact = features.double()
+        gram = prior[:, None, None] * (exact @ exact.mT) + torch.diag_embed(noise[:, None].expand_as(target))
+        factor = torch.linalg.cholesky(gram)
+        solved = torch.linalg.solve_triangular(factor, exact, upper=False)  # L^-1 Phi, (R, n, H)
+        residual = torch.linalg.solve_triangular(factor, target[..., None], upper=False)
+        self.readout = (prior[:, None, None] * (solved.mT @ residual)).to(features.dtype)  # (R, H, 1)
+        self.whitener = (prior[:, None, None] * solved).to(features.dtype)
+
+    def features(self, points: Tensor) -> Tensor:
+        """Features of q candidates of every run, ``(R, q, d)`` -> ``(R, q, H)``."""
+        raise NotImplementedError
+
+    def pool_features(self, points: Tensor) -> Tensor:
+        """Features of c candidates shared by all runs, ``(c, d)`` -> ``(R, H, c)``: the hot path."""
+        return self.features(points.expand(len(self.location), -1, -1)).mT
+
+    def marginal(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of c candidates shared by all runs: ``(c, d)`` -> two of ``(R, c)``, standardised."""
+        features = self.pool_features(points)
+        mean = (self.readout.mT @ features)[:, 0]
+        explained = (self.whitener @ features).square_().sum(dim=1)
+        prior = features.square().sum(dim=1) * self.prior[:, None]
+        return mean, (prior - explained).clamp_min_(1e-6)
+
+    def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of q candidates: ``(R, q, d)`` -> ``(R, q)`` and ``(R, q, q)``, standardised."""
+        features = self.features(points)  # (R, q, H)
+        whitened = features @ self.whitener.mT
+        covariance = self.prior[:, None, None] * (features @ features.mT) - whitened @ whitened.mT
+        return (features @ self.readout)[..., 0], covariance
