@@ -21,8 +21,9 @@ class SharedGraphs(NamedTuple):
     """Graphs of G groups whose equal vertices are merged, layer by layer.
 
     After l layers a vertex knows its label and its neighbourhood up to l arcs away, nothing else. Vertices that agree
-    in these have one "colour" (colour refinement, Weisfeiler & Leman 1968) and one representation. A vertex of a directed
-    cell that hears only its successors has few colours: the 125,000 vertices of NAS-Bench-201 have 16,281 in all.
+    in these have one "colour" (colour refinement, Weisfeiler & Leman 1968) and one representation. A vertex of a
+    directed cell that hears only its successors has few colours: the 125,000 vertices of NAS-Bench-201 have at most
+    16,281 in all.
 
     Attributes:
         sources: For every layer and colour the colours of the layer below which it sums: its own, then its neighbours';
