@@ -47,7 +47,9 @@ def test_joint_figure_has_every_history(tmp_path, monkeypatch):
 
 def test_regrets_of_two_benchmarks_do_not_share_a_figure(tmp_path):
     written = comparison.comparison_figures([result("a", "gp"), result("b", "gp", dataset="cifar10")], tmp_path)
-    assert [path.name for path in written] == ["regret-1.png", "regret-1.pdf", "regret-2.png", "regret-2.pdf"]
+    kinds = ("", "_seconds", "_ecdf")
+    expected = [f"regret-{n}{kind}.{suffix}" for n in (1, 2) for kind in kinds for suffix in ("png", "pdf")]
+    assert [path.name for path in written] == expected
 
 
 def test_runs_cut_at_a_budget():
