@@ -57,7 +57,8 @@ def test_from_run_folders_to_files(analyze, trained, tmp_path, capsys):
 def test_contestants_of_ones_own(analyze, trained, tmp_path):
     analyze(
         "performance", "--table", trained.folder / "tiny.npz", "--dataset", "toy", "--num_samples", "20",
-        "--num_seeds", "1", "--predictor", "lightning_nas.predictors.dngo.DNGO", "--predictor.num_steps", "5", "--compare",
+        "--num_seeds", "1", "--predictor", "lightning_nas.predictors.dngo.DNGO",
+        "--predictor.num_steps", "5", "--compare",
         json.dumps({"codes": {
             "predictor": {"class_path": "lightning_nas.predictors.dngo.DNGO", "init_args": {"num_steps": 5}},
             "encoding": "OneHotEncoding",
@@ -68,12 +69,15 @@ def test_contestants_of_ones_own(analyze, trained, tmp_path):
     assert {row["label"] for row in numbers["rows"]} == {"Arch2Vec", "codes"}
 
 
+NO_ENCODING = '{"x": {"predictor": "lightning_nas.predictors.gp.GaussianProcess"}}'
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (("--num_samples", 80), "expected 2 to 79 samples of the 81 cells"),
         (("--above", 99), "which 0 cells exceed on toy; expected a lower threshold"),
-        (("--compare", '{"x": {"predictor": "lightning_nas.predictors.gp.GaussianProcess"}}', "--num_samples", 20), "'x' has no encoding"),
+        (("--compare", NO_ENCODING, "--num_samples", 20), "'x' has no encoding"),
     ],
     ids=str,
 )
