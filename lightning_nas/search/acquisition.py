@@ -53,14 +53,24 @@ class AnalyticAcquisition(Acquisition):
 
     @torch.no_grad()
     def choose(self, model: Model, best: Tensor, features: Tensor, visited: LongTensor, seeds: Tensor) -> LongTensor:
-        """Score every candidate of every run, ``(P, R)``, and take the highest not visited."""
-        runs, evaluations = visited.shape
-        score = self.function(model, best[:, None])
-        blocks = torch.split(features, max(1, self.block_size // (runs * evaluations)))
-        values = [score(points[:, None, None].expand(-1, runs, 1, -1)).T for points in blocks]  # (R, c) each
-        table = torch.cat(values, dim=1)
+        """Score every candidate of every run and take the highest not visited."""
+        table = self.scores(model, best, features, visited.shape[1])
         table.scatter_(1, visited, -torch.inf)
         return table.argmax(dim=1)  # type: ignore[return-value]
+
+    def scores(self, model: Model, best: Tensor, features: Tensor, evaluations: int) -> Tensor:
+        """Value of every candidate for every run, ``(R, P)``, computed in blocks.
+
+        Args:
+            model: Posterior of R runs.
+            best: Best score seen in each run, ``(R,)``.
+            features: Inputs of all candidates, ``(P, d)``.
+            evaluations: How many evaluations the model rests on.
+        """
+        runs = len(best)
+        score = self.function(model, best[:, None])
+        blocks = torch.split(features, max(1, self.block_size // (runs * evaluations)))
+        return torch.cat([score(points[:, None, None].expand(-1, runs, 1, -1)).T for points in blocks], dim=1)
 
 
 class LogEI(AnalyticAcquisition):

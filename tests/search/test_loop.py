@@ -7,11 +7,14 @@ import torch
 
 from lightning_nas.predictors.gp import GaussianProcess
 from lightning_nas.search.bayesian import BayesianSearch
+from lightning_nas.search.bohb import BOHB
+from lightning_nas.search.categorical_reinforce import CategoricalReinforce
 from lightning_nas.search.evolution import RegularizedEvolution
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.local import LocalSearch
 from lightning_nas.search.loop import best_so_far, search_asynchronously, search_rounds
 from lightning_nas.search.random import RandomSearch
+from lightning_nas.search.reinforce import Reinforce
 from lightning_nas.search.strategy import SearchStrategy
 from lightning_nas.spaces.encodings import OneHotEncoding
 from tests.scripted import Scripted, in_order_of
@@ -145,6 +148,9 @@ STRATEGIES = {
     "evolution": lambda: RegularizedEvolution(4, 2),
     "local": LocalSearch,
     "gp": lambda: BayesianSearch(GaussianProcess((0.5, 2.0), (1e-2,)), encoding=OneHotEncoding(), num_initial=4),
+    "reinforce": lambda: Reinforce(episode_length=3, hidden_size=8, learning_rate=0.1),
+    "categorical": CategoricalReinforce,
+    "bohb": lambda: BOHB(num_startup=4, num_candidates=8),
     "learner": Learner,
 }
 FAILING = range(2, 81, 5)
@@ -258,3 +264,45 @@ def test_an_evaluation_that_cannot_be_made_ends_the_search(tiny, pool):
     with pytest.raises(KeyError, match="no workers"):
         list(search_asynchronously(RandomSearch(), history, pool, Broken(tiny)))
     assert not history.done.any()
+
+
+class Longer(RandomSearch):
+    """Even members are trained for 9 epochs, odd ones for 1."""
+
+    def fidelity(self, history, chosen):
+        return torch.where(chosen % 2 == 0, 9, 1)
+
+
+class Fidelities(TinyBenchmark):
+    """Scores say how long was trained."""
+
+    def evaluate(self, archs, epochs=None):
+        self.asked = [*getattr(self, "asked", []), (epochs, len(archs))]
+        valid, test, cost = super().evaluate(archs, epochs)
+        return valid.fill_(epochs), test, cost
+
+
+def test_a_strategy_may_say_how_long_to_train(tiny, pool):
+    benchmark, history = Fidelities(tiny), SearchHistory.empty(4, 9)
+    for _ in search_rounds(Longer(), history, pool, benchmark, 3):
+        pass
+    assert torch.equal(history.epochs, torch.where(history.indices % 2 == 0, 9, 1))
+    assert torch.equal(history.valid, history.epochs.double())
+    assert torch.equal(history.cost, history.indices.double())  # scores are where they belong
+    assert len(benchmark.asked) <= 6  # one call for each number of epochs and round
+    alone = SearchHistory.empty(4, 9)
+    list(search_asynchronously(Longer(), alone, pool, Fidelities(tiny)))
+    assert torch.equal(alone.valid, history.valid)
+    assert torch.equal(alone.epochs, history.epochs)
+
+
+def test_batches_know_how_long_their_own_members_are_trained(pool):
+    class Watcher(Longer):
+        def propose(self, history, pool):
+            seen.append(history.epochs.tolist())
+            return super().propose(history, pool)
+
+    seen, history = [], SearchHistory.empty(1, 4)
+    first, second = Watcher().ask(history, pool, 2)[0].tolist()
+    assert seen == [[[0] * 4], [[9 if first % 2 == 0 else 1, 0, 0, 0]]]
+    assert first != second
