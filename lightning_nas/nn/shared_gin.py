@@ -124,9 +124,9 @@ class GINShape(NamedTuple):
     def shapes(self) -> list[tuple[int, ...]]:
         """Of all parameters of one run: per layer eps, first, scale, shift, second, scale, shift; then weight, bias."""
         H = self.hidden_dim
-        vector = [(1, H), (1, H)]
+        vector: list[tuple[int, ...]] = [(1, H), (1, H)]
         widths = [self.num_labels] + [H] * (self.num_layers - 1)
-        layers = [[(1, 1), (width, H), *vector, (H, H), *vector] for width in widths]
+        layers: list[list[tuple[int, ...]]] = [[(1, 1), (width, H), *vector, (H, H), *vector] for width in widths]
         return [shape for layer in layers for shape in layer] + [(H, self.out_dim), (1, self.out_dim)]
 
     def initial(self, seeds: Tensor) -> list[Tensor]:
@@ -142,8 +142,9 @@ class GINShape(NamedTuple):
         last = 7 * self.num_layers
         if number >= last:
             return self.hidden_dim**-0.5
-        kinds = ("zero", (self.num_labels if number < 7 else self.hidden_dim) ** -0.5, "one", "zero")
-        return (*kinds, self.hidden_dim**-0.5, "one", "zero")[number % 7]
+        kinds: tuple[float | str, ...] = ("zero", (self.num_labels if number < 7 else self.hidden_dim) ** -0.5, "one", "zero")
+        kinds += (self.hidden_dim**-0.5, "one", "zero")
+        return kinds[number % 7]
 
 
 def draw_uniform(shapes: list[tuple[int, ...]], bounds: list[float | str], seeds: Tensor) -> list[Tensor]:
@@ -152,7 +153,7 @@ def draw_uniform(shapes: list[tuple[int, ...]], bounds: list[float | str], seeds
     flat = np.stack([
         np.random.default_rng(int(seed * 2**53)).random(sum(drawn), dtype=np.float32) for seed in seeds.tolist()
     ])  # fmt: skip
-    parts = torch.from_numpy(flat * 2.0 - 1.0).split(drawn, dim=1)
+    parts = torch.split(torch.from_numpy(flat * 2.0 - 1.0), drawn, dim=1)
     values = []
     for part, shape, bound in zip(parts, shapes, bounds, strict=True):
         if isinstance(bound, float):
@@ -205,7 +206,7 @@ def _sum_sources(table: Tensor, sources: Tensor, weights: Tensor, eps: Tensor) -
 
 def _normalise(x: Tensor, share: Tensor, scale: Tensor, shift: Tensor, statistics: Statistics | None) -> Tensor:
     """Batch normalisation over the vertices that the colours stand for, then ReLU, ``(R, U, H)``."""
-    output, mean, variance = _NormReLU.apply(x, share, scale, shift)
+    output, mean, variance = _NormReLU.apply(x, share, scale, shift)  # type: ignore[no-untyped-call]
     if statistics is not None:
         statistics.append((mean, variance))
     return output  # type: ignore[no-any-return]
@@ -276,7 +277,8 @@ class RunParameters:
 
     def leaves(self) -> list[Tensor]:
         """Views of the parameters, ``(R, …)`` each, to take gradients at; :meth:`step` changes them, too."""
-        parts = self.values[:, : self.values.shape[1] - self.spare].split([prod(shape) for shape in self.shapes], dim=1)
+        used = self.values[:, : self.values.shape[1] - self.spare]
+        parts = torch.split(used, [prod(shape) for shape in self.shapes], dim=1)
         views = (part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True))
         return [view.detach().requires_grad_() for view in views]
 
