@@ -142,8 +142,8 @@ class GINShape(NamedTuple):
         last = 7 * self.num_layers
         if number >= last:
             return self.hidden_dim**-0.5
-        kinds: tuple[float | str, ...] = ("zero", (self.num_labels if number < 7 else self.hidden_dim) ** -0.5, "one", "zero")
-        kinds += (self.hidden_dim**-0.5, "one", "zero")
+        inputs = self.num_labels if number < 7 else self.hidden_dim
+        kinds: list[float | str] = ["zero", inputs**-0.5, "one", "zero", self.hidden_dim**-0.5, "one", "zero"]
         return kinds[number % 7]
 
 
