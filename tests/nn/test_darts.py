@@ -19,6 +19,8 @@ from lightning_nas.nn.darts import (
     make_operation,
 )
 from lightning_nas.nn.drop_path import DropPath, set_drop_path
+from lightning_nas.nn.side_by_side import SideBySide
+from lightning_nas.nn.source import network_source
 
 # The cells of "DARTS, second order" and of arch2vec's two searches, (operation, predecessor).
 DARTS_V2 = (
@@ -209,3 +211,26 @@ def test_gradients_reach_every_weight():
     network = GenotypeNetwork(*DARTS_V2, in_thirds(3), channels=4)
     network(images(4, 3, 8, 8)).square().sum().backward()
     assert all(weight.grad is not None for weight in network.cells.parameters())
+
+
+NOTHING = [("none", 0), ("none", 1), ("max_pool_3x3", 0), ("dil_conv_5x5", 2), *DARTS_V2[0][4:]]
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_seeds_side_by_side_compute_what_they_compute_alone(stem):
+    networks = [GenotypeNetwork(NOTHING, DARTS_V2[1], in_thirds(3), 4, 3, 1, stem=stem) for _ in range(2)]
+    twins = SideBySide(networks, (1, 16, 16)).eval()
+    x = images(2, 5, 1, 16, 16)
+    alone = torch.stack([network.eval()(one) for network, one in zip(networks, x, strict=True)])
+    torch.testing.assert_close(twins(x), alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_as_python_source(stem):
+    network = GenotypeNetwork(NOTHING, DARTS_V2[1], in_thirds(3), 4, 3, 1, stem=stem).eval()
+    source = network_source(network)
+    scope = {"torch": torch, "nn": nn}
+    exec(f"{source.imports}\n{source.classes}\nnetwork = {source.constructor}", scope)
+    scope["network"].load_state_dict(source.weights)
+    x = images(3, 1, 16, 16)
+    assert torch.equal(scope["network"].eval()(x), network(x))

@@ -9,17 +9,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas import export
+from lightning_nas.benchmarks.job import TrainingJob
+from lightning_nas.benchmarks.store import ResultKey
 from lightning_nas.errors import SpaceError
+from lightning_nas.modules.classifier import ImageClassifier
 from lightning_nas.nn.complexity import count_flops, count_parameters
 from lightning_nas.nn.darts import OPERATIONS
 from lightning_nas.nn.isomorphism import isomorphism_hashes
+from lightning_nas.nn.training import TrainingData, TrainingRecipe
 from lightning_nas.spaces import darts_sample
 from lightning_nas.spaces.base import CellGraph
 from lightning_nas.spaces.config import describe_space, make_space
 from lightning_nas.spaces.darts import DARTSCell, DARTSNetwork
 from lightning_nas.spaces.darts_cells import edits, graphs_of
 from lightning_nas.spaces.darts_sample import draw_cells, imagenet_flops
+from tests.benchmarks.stripes import Stripes
+from tests.contract import quiet_trainer
 
 SPACE, PAIRS = DARTSCell(num_cells=300), DARTSNetwork()
 RL = (
@@ -427,3 +435,41 @@ def test_a_folder_that_cannot_be_written_only_costs_time(kept, caplog, monkeypat
     monkeypatch.setenv("LIGHTNING_NAS_DATA", str(kept / "file"))
     assert len(list(DARTSCell(60))) == 60
     assert "are not kept" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """All that is for training alone is on."""
+    torch.manual_seed(0)
+    return ImageClassifier(
+        DARTSCell(5), RL, 3, (1, 8, 8), channels=4, cells_per_stage=0, num_stages=2, drop_path=0.2, auxiliary_weight=0.4
+    )
+
+
+def test_retraining(classifier, tmp_path):
+    images, labels = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
+    before = {name: weight.clone() for name, weight in classifier.named_parameters() if weight.requires_grad}
+    trainer = quiet_trainer(tmp_path, max_epochs=2)
+    trainer.fit(classifier, DataLoader(TensorDataset(images, labels), batch_size=8))
+    moved = {name for name, weight in classifier.named_parameters() if not torch.equal(weight, before.get(name, weight))}
+    assert {"network.stem.0.weight", "network.auxiliary.9.weight", "network.classifier.weight"} <= moved
+
+
+@pytest.mark.parametrize("form", ["python", "program", "onnx"])
+def test_export(classifier, tmp_path, form):
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+    exported = getattr(export, f"export_{form}")(classifier, tmp_path)
+    assert exported.path.is_file()
+
+
+def test_live_training():
+    """Two seeds of a small network, as a worker trains them."""
+    stripes = Stripes()
+    stripes.setup("fit")
+    data = TrainingData(*(getattr(stripes, n) for n in ("train", "valid", "test", "mean", "std")))
+    network = {"channels": 4, "cells_per_stage": 0, "num_stages": 2, "num_classes": 4, "in_channels": 1}
+    recipe = TrainingRecipe(epochs=1, batch_size=16, learning_rate=0.1, test_shift=0)
+    results = TrainingJob(SPACE, network, data, recipe, num_seeds=2).run(ResultKey(SPACE.name, BO, "r", 0, 1))
+    assert [result.error for result in results] == [None, None]
+    assert results[0].params == count_parameters(SPACE.build(SPACE.parse(BO), **network))
