@@ -61,8 +61,8 @@ class LiveBenchmark(Benchmark[A]):
             any executor in ``….workers.ExecutorWorkers``; default ``….workers_local.LocalWorkers``, with a process for
             every GPU or core of this machine.
         retry_failed: Train again what failed in an earlier run.
-        average_last: Validation accuracy is the mean over so many last epochs of a training; arch2vec has 5 in the DARTS
-            space. The trainings are the same, so stores are shared.
+        average_last: Validation accuracy is the mean over so many last epochs of a training; arch2vec has 5 in the
+            DARTS space. The trainings are the same, so stores are shared.
     """
 
     def __init__(

@@ -48,9 +48,9 @@ class DARTSCell(FiniteSpace[Cell]):
     the lower predecessor first. Operations are numbered as in :data:`~lightning_nas.nn.darts.OPERATIONS`, ``none``
     included; predecessors 0 and 1 are the outputs of the cells before, 2 … 4 the blocks 0 … 2.
 
-    The space of about 3 · 10⁹ such tuples is not listed: its members are the first ``num_cells`` of a seeded drawing (two
-    different predecessors for each block, then two operations, all uniform) whose graph is new up to isomorphism and
-    whose ImageNet network costs less than ``max_flops``. All of them are in one graph encoding of eleven vertices; it
+    The space of about 3 · 10⁹ such tuples is not listed: its members are the first ``num_cells`` of a seeded drawing
+    (two different predecessors for each block, then two operations, all uniform) whose graph is new up to isomorphism
+    and whose ImageNet network costs less than ``max_flops``. All of them are in one graph encoding of eleven vertices; it
     does not say which operations of two blocks that nobody reads belong together, so that of such cells one is kept.
     Any other cell can be parsed, drawn as a graph and built, but has no index.
 
@@ -109,8 +109,8 @@ class DARTSCell(FiniteSpace[Cell]):
         place = int(np.searchsorted(numbers, number))
         if place == len(numbers) or numbers[place] != number:
             raise SpaceError(
-                f"{self.name}: {self.format(arch)} is a cell, but not among the {self.num_cells} that were sampled (with "
-                f"seed {self.seed}, below {self.max_flops / 1e6:g} million multiply-adds); indices_of() finds cells "
+                f"{self.name}: {self.format(arch)} is a cell, but not among the {self.num_cells} that were sampled "
+                f"(with seed {self.seed}, below {self.max_flops / 1e6:g} million multiply-adds); indices_of() finds cells "
                 "that are drawn in another order"
             )
         return int(order[place])
@@ -198,11 +198,11 @@ class DARTSCell(FiniteSpace[Cell]):
         return darts_cells.graphs_of(self.codes)
 
     def from_graph(self, graph: CellGraph) -> Cell:
-        """The inverse of :meth:`graph`, a block's operations in any order; raises ``SpaceError`` for any other graph."""
+        """The inverse of :meth:`graph`, a block's operations in any order; raises ``SpaceError`` for another graph."""
         return _from_graph(self.name, graph)
 
     def is_valid(self, graphs: CellGraph) -> BoolTensor:
-        """Which decoded graphs are cells of the space from which is sampled, ``(B,)`` (arXiv 2006.06936, Appendix B)."""
+        """Which decoded graphs are cells, sampled or not, ``(B,)`` (arXiv 2006.06936, Appendix B)."""
         return darts_cells.codes_of(graphs)[1]
 
     def is_valid_published(self, graphs: CellGraph) -> BoolTensor:
@@ -383,7 +383,7 @@ _LABELS = torch.from_numpy(np.random.default_rng(0).integers(2**62, size=2 + len
 
 
 def _sketch(codes: Tensor) -> LongTensor:
-    """A number that isomorphic cells share, and most others do not: what every operation reads, ``(…, 16)`` -> ``(…)``."""
+    """A number that isomorphic cells share and few others: what every operation reads, ``(…, 16)`` -> ``(…)``."""
     operations = _LABELS[codes[..., ::2].long() + 2]  # (…, 8)
     blocks = operations.unflatten(-1, (-1, 2)).sum(dim=-1)
     outputs = torch.cat([_LABELS[:2].expand(*blocks.shape[:-1], 2), blocks], dim=-1)  # (…, 6)

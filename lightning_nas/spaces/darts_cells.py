@@ -13,14 +13,14 @@ from lightning_nas.nn.darts import NUM_BLOCKS, OPERATIONS, Edge
 from lightning_nas.spaces.base import CellGraph
 
 Cell = tuple[int, ...]
-"""Sixteen integers, ``(operation, predecessor)`` of the eight edges, two for each block, the lower predecessor first."""
+"""Sixteen integers, ``(operation, predecessor)`` of eight edges, two for each block, the lower predecessor first."""
 
 VERTEX_LABELS = ("c_{k-2}", "c_{k-1}", *OPERATIONS, "c_k")
 NUM_EDGES = 2 * NUM_BLOCKS
 NUM_VERTICES = NUM_EDGES + 3
 
 _BLOCKS = torch.arange(NUM_EDGES) // 2  # block of every edge
-_EXAMPLE = "Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=[2, 3, 4, 5], reduce=[…], reduce_concat=[2, 3, 4, 5])"
+_EXAMPLE = "Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=[2, 3, 4, 5], reduce=[…], reduce_concat=…)"
 
 
 def _feeders() -> Tensor:
@@ -144,9 +144,9 @@ def check_cell(space: str, cell: Sequence[int]) -> None:
         if all(first < second for first, second in zip(cell[1::4], cell[3::4], strict=True)):
             return
     raise SpaceError(
-        f"{space}: got {cell!r:.200}, expected {2 * NUM_EDGES} integers, (operation, predecessor) of the edges of blocks 0 "
-        f"to {NUM_BLOCKS - 1}: operations below {len(OPERATIONS)}, predecessors below the block's number + 2, the lower "
-        "one of each block first; use parse() to read a genotype from text"
+        f"{space}: got {cell!r:.200}, expected {2 * NUM_EDGES} integers, (operation, predecessor) of the edges of "
+        f"blocks 0 to {NUM_BLOCKS - 1}: operations below {len(OPERATIONS)}, predecessors below the block's number + 2, "
+        "the lower one of each block first; use parse() to read a genotype from text"
     )
 
 
@@ -164,7 +164,9 @@ def cell_of(space: str, kind: str, edges: object) -> Cell:
     expected = f"expected {_EXAMPLE}"
     if not isinstance(edges, list | tuple) or len(edges) != NUM_EDGES:
         number = f"{len(edges)} entries" if isinstance(edges, list | tuple) else f"{edges!r:.50}"
-        raise SpaceError(f"{space}: {kind} has {number}, expected {NUM_EDGES} pairs (operation, predecessor): {expected}")
+        raise SpaceError(
+            f"{space}: {kind} has {number}, expected {NUM_EDGES} pairs (operation, predecessor): {expected}"
+        )
     cell: list[int] = []
     for number, edge in enumerate(edges):
         place = f"{space}: {kind}, pair {number}"
@@ -182,8 +184,8 @@ def cell_of(space: str, kind: str, edges: object) -> Cell:
     for block in range(NUM_BLOCKS):
         if cell[4 * block + 1] == cell[4 * block + 3]:
             raise SpaceError(
-                f"{space}: {kind}, pairs {2 * block} and {2 * block + 1} both have the predecessor {cell[4 * block + 1]}; "
-                "expected two different ones, as in all cells that DARTS derives"
+                f"{space}: {kind}, pairs {2 * block} and {2 * block + 1} both have the predecessor "
+                f"{cell[4 * block + 1]}; expected two different ones, as in all cells that DARTS derives"
             )
     return tuple(sort_blocks(torch.tensor(cell)).tolist())
 

@@ -151,10 +151,10 @@ def test_other_text_is_refused(space, text):
         (lambda text: "(" * 5000 + text, "expected Genotype"),
         (lambda text: text.replace("normal=", "normals="), "has normals, normal_concat, expected"),
         (lambda text: text.replace("'sep_conv_3x3'", "__import__('os')"), "expected Genotype"),
-        (lambda text: text.replace("'skip_connect'", "'pool'"), "normal, pair 4: got the operation 'pool', expected one"),
-        (lambda text: text.replace("('skip_connect', 0)", "('skip_connect', 4)"), "pair 4: got the predecessor 4, expected 0 to 3"),
+        (lambda text: text.replace("'skip_connect'", "'pool'"), "normal, pair 4: got the operation 'pool'"),
+        (lambda text: text.replace("('skip_connect', 0)", "('sep_conv_3x3', 4)"), "got the predecessor 4, expected 0 to 3"),
         (lambda text: text.replace("('skip_connect', 0)", "('skip_connect', True)"), "got the predecessor True"),
-        (lambda text: text.replace("('skip_connect', 0)", "('skip_connect', 1)"), "pairs 4 and 5 both have the predecessor 1"),
+        (lambda text: text.replace("('skip_connect', 0)", "('none', 1)"), "pairs 4 and 5 both have the predecessor 1"),
         (lambda text: text.replace("('skip_connect', 0), ", ""), "normal has 7 entries, expected 8"),
         (lambda text: text.replace("('skip_connect', 0), ", "3, "), "normal, pair 4 is 3"),
         (lambda text: text.replace("range(2, 6)", "[2, 3]"), r"got normal_concat=[2, 3], expected [2, 3, 4, 5]"),
@@ -451,7 +451,8 @@ def test_retraining(classifier, tmp_path):
     before = {name: weight.clone() for name, weight in classifier.named_parameters() if weight.requires_grad}
     trainer = quiet_trainer(tmp_path, max_epochs=2)
     trainer.fit(classifier, DataLoader(TensorDataset(images, labels), batch_size=8))
-    moved = {name for name, weight in classifier.named_parameters() if not torch.equal(weight, before.get(name, weight))}
+    after = dict(classifier.named_parameters())
+    moved = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert {"network.stem.0.weight", "network.auxiliary.9.weight", "network.classifier.weight"} <= moved
 
 
