@@ -50,8 +50,8 @@ class DARTSCell(FiniteSpace[Cell]):
 
     The space of about 3 · 10⁹ such tuples is not listed: its members are the first ``num_cells`` of a seeded drawing
     (two different predecessors for each block, then two operations, all uniform) whose graph is new up to isomorphism
-    and whose ImageNet network costs less than ``max_flops``. All of them are in one graph encoding of eleven vertices; it
-    does not say which operations of two blocks that nobody reads belong together, so that of such cells one is kept.
+    and whose ImageNet network costs less than ``max_flops``. The graph does not say which operations of two blocks that
+    nobody reads belong together, so that of such cells one is kept.
     Any other cell can be parsed, drawn as a graph and built, but has no index.
 
     Args:
@@ -110,8 +110,8 @@ class DARTSCell(FiniteSpace[Cell]):
         if place == len(numbers) or numbers[place] != number:
             raise SpaceError(
                 f"{self.name}: {self.format(arch)} is a cell, but not among the {self.num_cells} that were sampled "
-                f"(with seed {self.seed}, below {self.max_flops / 1e6:g} million multiply-adds); indices_of() finds cells "
-                "that are drawn in another order"
+                f"(with seed {self.seed}, below {self.max_flops / 1e6:g} million multiply-adds); indices_of() finds "
+                "cells that are drawn in another order"
             )
         return int(order[place])
 

@@ -152,7 +152,7 @@ def test_other_text_is_refused(space, text):
         (lambda text: text.replace("normal=", "normals="), "has normals, normal_concat, expected"),
         (lambda text: text.replace("'sep_conv_3x3'", "__import__('os')"), "expected Genotype"),
         (lambda text: text.replace("'skip_connect'", "'pool'"), "normal, pair 4: got the operation 'pool'"),
-        (lambda text: text.replace("('skip_connect', 0)", "('sep_conv_3x3', 4)"), "got the predecessor 4, expected 0 to 3"),
+        (lambda text: text.replace("('skip_connect', 0)", "('sep_conv_3x3', 4)"), "got the predecessor 4"),
         (lambda text: text.replace("('skip_connect', 0)", "('skip_connect', True)"), "got the predecessor True"),
         (lambda text: text.replace("('skip_connect', 0)", "('none', 1)"), "pairs 4 and 5 both have the predecessor 1"),
         (lambda text: text.replace("('skip_connect', 0), ", ""), "normal has 7 entries, expected 8"),
