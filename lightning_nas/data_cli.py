@@ -58,7 +58,7 @@ def prepare(
     say(
         console,
         f"{written.path}: {_rows(written)} architectures, {len(written.columns)} columns, "
-        f"{written.path.stat().st_size / 1e6:.1f} MB\n"
+        f"{written.path.stat().st_size / 1e3:,.0f} kB\n"
         f"Checked: {written.meta.get('checked', 'number and order of the architectures, published optima')}\n"
         f"Source: {written.meta['source']}\nLicence: {written.meta['licence']}\nCite: {written.meta['citation']}",
     )

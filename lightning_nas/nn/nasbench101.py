@@ -13,32 +13,37 @@ Matrix = Sequence[Sequence[int]]
 """Square and strictly upper triangular; ``matrix[u][v]`` is 1 when data flows from vertex u to vertex v."""
 
 
+BN_MOMENTUM = 0.1
+"""Share of a batch's statistics in the running ones of batch normalisation."""
+
+
 class ConvBNReLU(nn.Sequential):
-    """Convolution without bias, batch normalisation with the benchmark's constants, ReLU; keeps the image's size.
+    """Convolution without bias, batch normalisation, ReLU; keeps the image's size.
 
     Args:
         channels_in: Input channels.
         channels_out: Output channels.
         kernel_size: Side of the square kernel.
+        bn_momentum: See :class:`NASBench101Network`.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kernel_size: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, kernel_size: int, bn_momentum: float = BN_MOMENTUM) -> None:
         convolution = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2, bias=False)
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="linear")  # variance 1 / fan-in
-        # TensorFlow's decay of 0.997 is what stays of the old statistics.
-        super().__init__(convolution, nn.BatchNorm2d(channels_out, eps=1e-5, momentum=0.003), nn.ReLU())
+        super().__init__(convolution, nn.BatchNorm2d(channels_out, eps=1e-5, momentum=bn_momentum), nn.ReLU())
 
 
-def make_operation(name: str, channels: int) -> nn.Module:
+def make_operation(name: str, channels: int, bn_momentum: float = BN_MOMENTUM) -> nn.Module:
     """Build an operation that keeps the shape ``(B, C, H, W)``.
 
     Args:
         name: ``conv1x1-bn-relu``, ``conv3x3-bn-relu`` or ``maxpool3x3``.
         channels: Width C.
+        bn_momentum: See :class:`NASBench101Network`.
     """
     if name == "maxpool3x3":
         return nn.MaxPool2d(3, stride=1, padding=1)
-    return ConvBNReLU(channels, channels, {"conv1x1-bn-relu": 1, "conv3x3-bn-relu": 3}[name])
+    return ConvBNReLU(channels, channels, {"conv1x1-bn-relu": 1, "conv3x3-bn-relu": 3}[name], bn_momentum)
 
 
 def vertex_channels(matrix: Matrix, channels_in: int, channels_out: int) -> list[int]:
@@ -86,27 +91,39 @@ class NASBench101Cell(nn.Module):
         operations: Names of the V - 2 operations between input and output.
         channels_in: Width of the input.
         channels_out: Width of the output.
+        bn_momentum: See :class:`NASBench101Network`.
     """
 
-    def __init__(self, matrix: Matrix, operations: Sequence[str], channels_in: int, channels_out: int) -> None:
+    def __init__(
+        self,
+        matrix: Matrix,
+        operations: Sequence[str],
+        channels_in: int,
+        channels_out: int,
+        bn_momentum: float = BN_MOMENTUM,
+    ) -> None:
         super().__init__()
         self.widths = vertex_channels(matrix, channels_in, channels_out)
         self.tails = [[u for u in range(1, v) if matrix[u][v]] for v in range(len(matrix))]
         heads = [v for v in range(1, len(matrix)) if matrix[0][v]]
         self.projected = {vertex: place for place, vertex in enumerate(heads)}
-        self.projections = nn.ModuleList(ConvBNReLU(channels_in, self.widths[v], 1) for v in heads)
+        self.projections = nn.ModuleList(ConvBNReLU(channels_in, self.widths[v], 1, bn_momentum) for v in heads)
         self.operations = nn.ModuleList(
-            make_operation(name, width) for name, width in zip(operations, self.widths[1:-1], strict=True)
+            make_operation(name, width, bn_momentum) for name, width in zip(operations, self.widths[1:-1], strict=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the cell, ``(B, C_in, H, W)`` -> ``(B, C_out, H, W)``."""
         values, last = [x], len(self.widths) - 1
         for vertex, operation in enumerate(self.operations, start=1):
-            messages = [values[u][:, : self.widths[vertex]] for u in self.tails[vertex]]
+            messages = [self._cut(values[u], u, vertex) for u in self.tails[vertex]]
             values.append(operation(_sum(messages + self._from_input(x, vertex))))
         joined = [values[u] for u in self.tails[last]]
         return _sum(([torch.cat(joined, dim=1)] if joined else []) + self._from_input(x, last))
+
+    def _cut(self, message: Tensor, tail: int, head: int) -> Tensor:
+        # Untouched where it fits, so that cells that cut nothing can be trained side by side as one.
+        return message if self.widths[tail] == self.widths[head] else message[:, : self.widths[head]]
 
     def _from_input(self, x: Tensor, vertex: int) -> list[Tensor]:
         return [self.projections[self.projected[vertex]](x)] if vertex in self.projected else []
@@ -132,6 +149,8 @@ class NASBench101Network(nn.Module):
         num_stages: Number of stages.
         num_classes: Outputs of the classifier.
         in_channels: Channels of the input image.
+        bn_momentum: Share of a batch's statistics in the running ones of batch normalisation. The benchmark's 0.003
+            (TensorFlow's decay of 0.997) needs thousands of batches before a validation means anything.
     """
 
     def __init__(
@@ -143,16 +162,17 @@ class NASBench101Network(nn.Module):
         num_stages: int = 3,
         num_classes: int = 10,
         in_channels: int = 3,
+        bn_momentum: float = BN_MOMENTUM,
     ) -> None:
         super().__init__()
-        self.stem = ConvBNReLU(in_channels, channels, 3)
+        self.stem = ConvBNReLU(in_channels, channels, 3, bn_momentum)
         blocks: list[nn.Module] = []
         width = channels
         for stage in range(num_stages):
             if stage:
                 blocks.append(nn.MaxPool2d(2, ceil_mode=True))  # an odd image keeps its last row, as in TensorFlow
             for _ in range(cells_per_stage):
-                blocks.append(NASBench101Cell(matrix, operations, width, channels * 2**stage))
+                blocks.append(NASBench101Cell(matrix, operations, width, channels * 2**stage, bn_momentum))
                 width = channels * 2**stage
         self.cells = nn.Sequential(*blocks)
         self.classifier = nn.Linear(width, num_classes)

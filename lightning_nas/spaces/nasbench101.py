@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import BoolTensor, LongTensor, Tensor
 
 from lightning_nas.errors import SpaceError
-from lightning_nas.nn.nasbench101 import NASBench101Network
+from lightning_nas.nn.nasbench101 import BN_MOMENTUM, NASBench101Network
 from lightning_nas.spaces.base import CellGraph, FiniteSpace
 from lightning_nas.spaces.nasbench101_enumeration import (
     ARCS,
@@ -291,8 +291,9 @@ class NASBench101(FiniteSpace[Cell]):
         num_stages: int = 3,
         num_classes: int = 10,
         in_channels: int = 3,
+        bn_momentum: float = BN_MOMENTUM,
     ) -> NASBench101Network:
-        """The benchmark's trainable network for a cell.
+        """The benchmark's trainable network for a cell, fit for short trainings, too.
 
         Args:
             arch: The cell.
@@ -301,6 +302,8 @@ class NASBench101(FiniteSpace[Cell]):
             num_stages: Number of stages; the image is halved between them.
             num_classes: Outputs of the classifier.
             in_channels: Channels of the input image.
+            bn_momentum: Share of a batch's statistics in the running ones of batch normalisation. The benchmark's own
+                0.003 suits its 108 epochs; a short training would be validated with the statistics it began with.
 
         Raises:
             SpaceError: The network is so narrow that a vertex would have no channel.
@@ -308,7 +311,9 @@ class NASBench101(FiniteSpace[Cell]):
         graph, size = self.graph(arch), len(arch) + 1
         matrix = graph.adjacency[:size, :size].long().tolist()
         operations = [_LABELS[label] for label in arch[1:]]
-        return NASBench101Network(matrix, operations, channels, cells_per_stage, num_stages, num_classes, in_channels)
+        return NASBench101Network(
+            matrix, operations, channels, cells_per_stage, num_stages, num_classes, in_channels, bn_momentum
+        )
 
 
 _INTERIOR = (0, *(head - 1 for _, head in ARCS))  # vertices between input and output, by the bits of the arcs

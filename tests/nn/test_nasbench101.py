@@ -111,10 +111,17 @@ def test_the_cell_computes_its_graph(index):
 
 def test_blocks_are_the_benchmarks():
     convolution, norm, activation = ConvBNReLU(4, 6, 3)
-    assert (convolution.bias, norm.momentum, norm.eps) == (None, 0.003, 1e-5)
+    assert (convolution.bias, norm.momentum, norm.eps) == (None, 0.1, 1e-5)
     assert isinstance(activation, nn.ReLU)
-    spread = ConvBNReLU(100, 100, 3)[0].weight.std()
+    spread = ConvBNReLU(100, 100, 3)[0].weight.detach().std()
     assert spread == pytest.approx((9 * 100) ** -0.5, rel=0.05)
+
+
+def test_momentum_of_the_running_statistics():
+    network = SPACE.build(SPACE.parse(MIXED), 6, 1, 2, bn_momentum=0.003)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.003}
+    assert len(norms) == 1 + 2 * (2 + 3)  # the stem, then of each cell two convolutions and three projections
 
 
 def test_stages_double_the_width_and_halve_the_image():
@@ -143,7 +150,7 @@ def test_gradients_reach_every_weight(index):
 def test_source(cell):
     torch.manual_seed(0)
     network = SPACE.build(SPACE.parse(cell), channels=6, cells_per_stage=2, num_stages=2, in_channels=1)
-    written = rebuilt(warm(network, 16, 1, 8, 8), images(3, 1, 8, 8))
+    written = rebuilt(warm(network, 16, 1, 8, 8), 20 * images(3, 1, 8, 8))  # deep, and its statistics still new
     assert written.weights.keys() == network.state_dict().keys()
     assert max(map(len, written.classes.splitlines())) <= 120
 
@@ -169,11 +176,12 @@ def test_side_by_side_where_channels_stay_apart(cell, merged):
 
 def test_live_training(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # for its workers
-    bench = make(tmp_path, SPACE, recipe=replace(RECIPE, epochs=2), channels=6, num_seeds=2)
+    bench = make(tmp_path, SPACE, recipe=replace(RECIPE, epochs=4), channels=6, num_seeds=2)
     try:
         scores = bench.evaluate([SPACE.parse(MIXED), SPACE[0]])
     finally:
         bench.close()
+    assert scores.valid[0] > 50  # a quarter is chance, which frozen statistics would leave it at after 48 batches
     assert scores.valid.isfinite().all()
     rows = ResultStore(bench.path).rows()
     assert {row.key.architecture for row in rows} == {MIXED, "output(0)"}
