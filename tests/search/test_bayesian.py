@@ -30,7 +30,7 @@ class Spy(Acquisition):
         self.fits.append((X, y.clone(), observed.clone(), seeds))
         return SumModel(torch.zeros(len(X)), torch.ones(len(X)))
 
-    def choose(self, model, best, features, visited, seeds):
+    def choose(self, model, best, features, visited, seeds, among=None):
         self.choices.append((best, visited.clone(), seeds))
         left = [max(set(range(len(features))) - set(row)) for row in visited.tolist()]
         return torch.tensor(left)
