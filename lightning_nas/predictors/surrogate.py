@@ -125,6 +125,7 @@ class LinearModel(RunModel):
         self, location: Tensor, scale: Tensor, features: Tensor, target: Tensor, prior: Tensor, noise: Tensor
     ) -> None:
         super().__init__(location, scale)
+        self.hyperparameters = prior, noise
         self.prior = prior.to(features.dtype)
         # Conditioning in the space of the n evaluations: n <= H halves the work of scoring the pool.
         exact = features.double()

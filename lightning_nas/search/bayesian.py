@@ -68,7 +68,8 @@ class BayesianSearch(SearchStrategy):
             raise UsageError(f"BayesianSearch(num_initial={num_initial}): expected at least 2 evaluations to fit")
         if not 1 <= refit_every < shortlist:
             raise UsageError(
-                f"BayesianSearch(refit_every={refit_every}, shortlist={shortlist}): expected 1 <= refit_every < shortlist"
+                f"BayesianSearch(refit_every={refit_every}, shortlist={shortlist}): expected a positive refit_every "
+                "below shortlist"
             )
         self.surrogate = surrogate
         self.acquisition = acquisition or LogEI()
@@ -111,11 +112,11 @@ class BayesianSearch(SearchStrategy):
 
     def _fit(self, seen: SearchHistory, features: Tensor) -> _Fit:
         """The fit to start from, made now or at an earlier evaluation; it depends on the evaluations up to it alone."""
-        finished = seen.finished.unique()
-        count = int(finished[0])
+        finished = seen.finished
+        count = int(finished.min())
         start = max(count - count % self.refit_every, 1)
         earlier = seen.prefix(start)
-        if self.refit_every == 1 or len(finished) > 1 or bool((earlier.status < Status.DONE).any()):
+        if self.refit_every == 1 or count < int(finished.max()) or bool((earlier.status < Status.DONE).any()):
             return _Fit(seen, seen.length, self._fitted(seen, features), None)
         if self._last is None or not self._last.is_of(earlier):
             model = self._fitted(earlier, features)
@@ -153,8 +154,9 @@ class _Fit(NamedTuple):
     def is_of(self, other: SearchHistory) -> bool:
         """Whether it was fitted to these very evaluations."""
         mine = self.history
-        pairs = (mine.runs, other.runs), (mine.indices, other.indices), (mine.valid.nan_to_num(), other.valid.nan_to_num())
-        return mine.seed == other.seed and all(torch.equal(a, b) for a, b in pairs)
+        same = mine.seed == other.seed and torch.equal(mine.runs, other.runs)
+        same = same and torch.equal(mine.indices, other.indices)
+        return same and torch.equal(mine.valid.nan_to_num(), other.valid.nan_to_num())
 
 
 def _best(seen: SearchHistory, features: Tensor) -> Tensor:
