@@ -134,6 +134,7 @@ class DNGOModel(RunModel):
     ) -> None:
         super().__init__(location, scale)
         self.weight, self.bias, self.prior = weight, bias, prior.to(weight.dtype)
+        self.hyperparameters = prior, noise
         # Conditioning in the space of the n evaluations: n <= H halves the work of scoring the pool.
         exact = features.double()
         gram = prior[:, None, None] * (exact @ exact.mT) + torch.diag_embed(noise[:, None].expand_as(target))
@@ -143,13 +144,21 @@ class DNGOModel(RunModel):
         self.readout = (prior[:, None, None] * (solved.mT @ residual)).to(weight.dtype)  # (R, H, 1)
         self.whitener = (prior[:, None, None] * solved).to(weight.dtype)
 
+    def condition(self, X: Tensor, y: Tensor, observed: Tensor) -> DNGOModel:
+        """The same networks, prior and noise with other evaluations."""
+        target, location, scale = standardise(y, observed)
+        features = self._features(X) * observed[..., None]
+        return DNGOModel(
+            location.to(X.dtype), scale.to(X.dtype), self.weight, self.bias, features, target, *self.hyperparameters
+        )
+
     def _features(self, points: Tensor) -> Tensor:
         return torch.tanh(torch.baddbmm(self.bias, points, self.weight))
 
     def marginal(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of c candidates shared by all runs: ``(c, d)`` -> two of ``(R, c)``, standardised."""
+        """Mean and variance of c candidates, ``(c, d)`` or ``(R, c, d)`` -> two of ``(R, c)``, standardised."""
         # Candidates on the last axis: every product and reduction below then runs over contiguous memory.
-        features = torch.baddbmm(self.bias.mT, self.weight.mT, points.T.expand(len(self.weight), -1, -1)).tanh_()
+        features = torch.baddbmm(self.bias.mT, self.weight.mT, points.mT.expand(len(self.weight), -1, -1)).tanh_()
         mean = (self.readout.mT @ features)[:, 0]
         explained = (self.whitener @ features).square_().sum(dim=1)
         prior = features.square_().sum(dim=1) * self.prior[:, None]

@@ -113,13 +113,18 @@ class GaussianProcessModel(RunModel):
         residual = (whitener @ target[..., None])[..., 0]
         output_scale = residual.square().sum(dim=1) / observed.sum(dim=1).clamp_min(1)
         self.inputs = inputs.to(X.dtype)  # in units of the length scale
+        self.hyperparameters = lengthscale, noise
         self.lengthscale = lengthscale.to(X.dtype)
         self.whitener = whitener.to(X.dtype)  # L^-1, (R, n, n)
         self.weights = (whitener.mT @ residual[..., None])[..., 0].to(X.dtype)  # K^-1 y, (R, n)
         self.output_scale = output_scale.clamp_min(1e-12).to(X.dtype)  # (R,)
 
+    def condition(self, X: Tensor, y: Tensor, observed: Tensor) -> GaussianProcessModel:
+        """The same length scales and noises with other evaluations."""
+        return GaussianProcessModel(X, y, observed, *self.hyperparameters)
+
     def marginal(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of c candidates shared by all runs: ``(c, d)`` -> two of ``(R, c)``, standardised."""
+        """Mean and variance of c candidates, ``(c, d)`` or ``(R, c, d)`` -> two of ``(R, c)``, standardised."""
         cross = matern52(squared_distances(self.inputs, points / self.lengthscale[:, None, None]))  # (R, n, c)
         mean = (self.weights[:, None] @ cross)[:, 0]
         explained = (self.whitener @ cross).square_().sum(dim=1)

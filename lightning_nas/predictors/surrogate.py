@@ -40,7 +40,11 @@ class RunModel(Model):  # type: ignore[misc]
         return self.location.shape
 
     def marginal(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of c candidates shared by all runs: ``(c, d)`` -> two of ``(R, c)``, standardised."""
+        """Mean and variance of c candidates, shared by all runs ``(c, d)`` or each run's own ``(R, c, d)``.
+
+        Shapes:
+            -> two of ``(R, c)``, standardised.
+        """
         raise NotImplementedError
 
     def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +60,8 @@ class RunModel(Model):  # type: ignore[misc]
     ) -> GPyTorchPosterior:
         """Posterior of the noise-free scores, in their own units, at ``(c, R, 1, d)`` or ``(R, q, d)``."""
         if X.dim() == 4 and X.shape[-2] == 1:
-            mean, variance = self.marginal(X[:, 0, 0])
+            shared = X.shape[1] == 1 or X.stride(1) == 0  # as expand() leaves it
+            mean, variance = self.marginal(X[:, 0, 0] if shared else X[:, :, 0].transpose(0, 1))
             mean = self.location + self.scale * mean.T  # (c, R)
             variance = self.scale.square() * variance.T
             normal = MultivariateNormal(mean[..., None], DiagLinearOperator(variance[..., None]))
@@ -120,6 +125,7 @@ class LinearModel(RunModel):
         self, location: Tensor, scale: Tensor, features: Tensor, target: Tensor, prior: Tensor, noise: Tensor
     ) -> None:
         super().__init__(location, scale)
+        self.hyperparameters = prior, noise
         self.prior = prior.to(features.dtype)
         # Conditioning in the space of the n evaluations: n <= H halves the work of scoring the pool.
         exact = features.double()
@@ -135,11 +141,11 @@ class LinearModel(RunModel):
         raise NotImplementedError
 
     def pool_features(self, points: Tensor) -> Tensor:
-        """Features of c candidates shared by all runs, ``(c, d)`` -> ``(R, H, c)``: the hot path."""
+        """Features of c candidates, ``(c, d)`` or ``(R, c, d)`` -> ``(R, H, c)``: the hot path."""
         return self.features(points.expand(len(self.location), -1, -1)).mT
 
     def marginal(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of c candidates shared by all runs: ``(c, d)`` -> two of ``(R, c)``, standardised."""
+        """Mean and variance of c candidates, ``(c, d)`` or ``(R, c, d)`` -> two of ``(R, c)``, standardised."""
         features = self.pool_features(points)
         mean = (self.readout.mT @ features)[:, 0]
         explained = (self.whitener @ features).square_().sum(dim=1)

@@ -18,7 +18,15 @@ class Acquisition(ABC):
     """Chooses the next candidate of every run from a surrogate's posterior."""
 
     @abstractmethod
-    def choose(self, model: Model, best: Tensor, features: Tensor, visited: LongTensor, seeds: Tensor) -> LongTensor:
+    def choose(
+        self,
+        model: Model,
+        best: Tensor,
+        features: Tensor,
+        visited: LongTensor,
+        seeds: Tensor,
+        among: LongTensor | None = None,
+    ) -> LongTensor:
         """The candidate to evaluate next in every run, never one that was visited.
 
         Args:
@@ -27,10 +35,20 @@ class Acquisition(ABC):
             features: Inputs of all candidates, ``(P, d)``.
             visited: Candidates already tried, ``(R, n)``.
             seeds: Draws in [0, 1) for methods that are random, ``(R,)``.
+            among: The only candidates of each run to choose from, ``(R, k)``, more than are visited; None for all.
 
         Returns:
             Pool indices, ``(R,)``.
         """
+
+    def shortlist(
+        self, model: Model, best: Tensor, features: Tensor, visited: LongTensor, size: int
+    ) -> LongTensor | None:
+        """The candidates most likely to be chosen soon, ``(R, size)``; None (the default) for all.
+
+        Args as for :meth:`choose`.
+        """
+        return None
 
 
 class AnalyticAcquisition(Acquisition):
@@ -52,11 +70,34 @@ class AnalyticAcquisition(Acquisition):
         """BoTorch's function for R runs; ``best`` is ``(R, 1)``."""
 
     @torch.no_grad()
-    def choose(self, model: Model, best: Tensor, features: Tensor, visited: LongTensor, seeds: Tensor) -> LongTensor:
+    def choose(
+        self,
+        model: Model,
+        best: Tensor,
+        features: Tensor,
+        visited: LongTensor,
+        seeds: Tensor,
+        among: LongTensor | None = None,
+    ) -> LongTensor:
         """Score every candidate of every run and take the highest not visited."""
+        if among is None:
+            table = self.scores(model, best, features, visited.shape[1])
+            table.scatter_(1, visited, -torch.inf)
+            return table.argmax(dim=1)  # type: ignore[return-value]
+        table = self.scores(model, best, features[among], visited.shape[1])
+        table[(among[:, :, None] == visited[:, None]).any(dim=2)] = -torch.inf
+        return among.gather(1, table.argmax(dim=1, keepdim=True))[:, 0]  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def shortlist(
+        self, model: Model, best: Tensor, features: Tensor, visited: LongTensor, size: int
+    ) -> LongTensor | None:
+        """The candidates of the highest values now; None where there are no more than that."""
+        if len(features) <= size:
+            return None
         table = self.scores(model, best, features, visited.shape[1])
         table.scatter_(1, visited, -torch.inf)
-        return table.argmax(dim=1)  # type: ignore[return-value]
+        return table.topk(size, dim=1).indices  # type: ignore[return-value]
 
     def scores(self, model: Model, best: Tensor, features: Tensor, evaluations: int) -> Tensor:
         """Value of every candidate for every run, ``(R, P)``, computed in blocks.
@@ -64,13 +105,14 @@ class AnalyticAcquisition(Acquisition):
         Args:
             model: Posterior of R runs.
             best: Best score seen in each run, ``(R,)``.
-            features: Inputs of all candidates, ``(P, d)``.
+            features: Inputs of all candidates, ``(P, d)``, or of each run's own, ``(R, P, d)``.
             evaluations: How many evaluations the model rests on.
         """
         runs = len(best)
         score = self.function(model, best[:, None])
-        blocks = torch.split(features, max(1, self.block_size // (runs * evaluations)))
-        return torch.cat([score(points[:, None, None].expand(-1, runs, 1, -1)).T for points in blocks], dim=1)
+        inputs = features[:, None].expand(-1, runs, -1) if features.dim() == 2 else features.transpose(0, 1)
+        blocks = torch.split(inputs, max(1, self.block_size // (runs * evaluations)))
+        return torch.cat([score(points[:, :, None]).T for points in blocks], dim=1)
 
 
 class LogEI(AnalyticAcquisition):
@@ -132,7 +174,15 @@ class Thompson(Acquisition):
         self.num_candidates = num_candidates
 
     @torch.no_grad()
-    def choose(self, model: Model, best: Tensor, features: Tensor, visited: LongTensor, seeds: Tensor) -> LongTensor:
+    def choose(
+        self,
+        model: Model,
+        best: Tensor,
+        features: Tensor,
+        visited: LongTensor,
+        seeds: Tensor,
+        among: LongTensor | None = None,
+    ) -> LongTensor:
         """Draw candidates, then one joint sample of their scores for every run."""
         candidates, noises = [], []
         for seed, tried in zip(seeds.tolist(), visited.tolist(), strict=True):

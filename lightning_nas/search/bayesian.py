@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from botorch.models.model import Model
@@ -30,7 +30,8 @@ class Surrogate(Protocol):
 
         Returns:
             A model whose posterior takes ``(c, R, 1, d)``, the candidates c of every run one by one, or
-            ``(R, q, d)``, q candidates of every run jointly.
+            ``(R, q, d)``, q candidates of every run jointly. With ``refit_every`` above 1 it also needs
+            ``condition(X, y, observed)``: the same fit (hyperparameters, weights) resting on other evaluations.
         """
         ...
 
@@ -48,6 +49,9 @@ class BayesianSearch(SearchStrategy):
         num_initial: Random evaluations before the first fit.
         winsorise: Raise scores that lie further below a run's median than its best lies above to that distance. Cells
             that do not learn at all say little about the best ones, and they would set the surrogate's scale.
+        refit_every: Fit anew and score all candidates after every so many evaluations. In between, the last fit rests
+            on the new scores, too, but only the ``shortlist`` is scored: several times faster on a large pool.
+        shortlist: Candidates of the highest acquisition values, kept from one fit to the next.
     """
 
     def __init__(
@@ -57,14 +61,23 @@ class BayesianSearch(SearchStrategy):
         encoding: Encoding | None = None,
         num_initial: int = 16,
         winsorise: bool = True,
+        refit_every: int = 1,
+        shortlist: int = 1000,
     ) -> None:
         if num_initial < 2:
             raise UsageError(f"BayesianSearch(num_initial={num_initial}): expected at least 2 evaluations to fit")
+        if not 1 <= refit_every < shortlist:
+            raise UsageError(
+                f"BayesianSearch(refit_every={refit_every}, shortlist={shortlist}): expected a positive refit_every "
+                "below shortlist"
+            )
         self.surrogate = surrogate
         self.acquisition = acquisition or LogEI()
         self.encoding = encoding
         self.num_initial = num_initial
         self.winsorise = winsorise
+        self.refit_every, self.shortlist = refit_every, shortlist
+        self._last: _Fit | None = None
 
     @property
     def needs_embeddings(self) -> bool:
@@ -79,23 +92,82 @@ class BayesianSearch(SearchStrategy):
             return unguided
         features = pool.features(self.encoding)
         seen = history.prefix(history.length)
-        X = features[seen.indices.clamp_min(0)]  # (R, n, d)
-        observed: Tensor = seen.done
-        y = winsorised(seen.valid) if self.winsorise else seen.valid
-        model = self.surrogate.fit(X, y, observed, draws[:, 1])
+        X, y, observed = self._evaluations(seen, features)
+        fitted = self._fit(seen, features)
+        new = fitted.evaluations < int(seen.finished.min())
+        model = fitted.model.condition(X, y, observed) if new else fitted.model
         running = seen.status == Status.RUNNING
         if bool(running.any()):
             y = torch.where(running, model.posterior(X).mean[..., 0].double(), y)
-            observed = observed | running
-            model = self.surrogate.fit(X, y, observed, draws[:, 1])
+            if self.refit_every > 1:
+                model = model.condition(X, y, observed | running)
+            else:
+                model = self.surrogate.fit(X, y, observed | running, draws[:, 1])
         # A run may have no score yet: everything failed, or the first batch still runs.
         scored = seen.done.any(dim=1)
-        best = torch.where(seen.done, seen.valid, -torch.inf).amax(dim=1)
-        best = torch.where(scored, best, 0.0).to(features.dtype)
-        # Empty slots repeat the run's first candidate, which is visited anyway.
-        visited = torch.where(seen.indices < 0, seen.indices[:, :1], seen.indices)
-        chosen = self.acquisition.choose(model, best, features, visited, draws[:, 0])  # type: ignore[arg-type]
+        chosen = self.acquisition.choose(
+            model, _best(seen, features), features, _visited(seen), draws[:, 0], fitted.shortlist
+        )
         return torch.where(scored, chosen, unguided)  # type: ignore[return-value]
+
+    def _fit(self, seen: SearchHistory, features: Tensor) -> _Fit:
+        """The fit to start from, made now or at an earlier evaluation; it depends on the evaluations up to it alone."""
+        finished = seen.finished
+        count = int(finished.min())
+        start = max(count - count % self.refit_every, 1)
+        earlier = seen.prefix(start)
+        if self.refit_every == 1 or count < int(finished.max()) or bool((earlier.status < Status.DONE).any()):
+            return _Fit(seen, seen.length, self._fitted(seen, features), None)
+        if self._last is None or not self._last.is_of(earlier):
+            model = self._fitted(earlier, features)
+            best, visited = _best(earlier, features), _visited(earlier)
+            self._last = _Fit(
+                earlier.rows(slice(None)), start, model,
+                self.acquisition.shortlist(model, best, features, visited, self.shortlist),
+            )  # fmt: skip
+        return self._last
+
+    def _fitted(self, seen: SearchHistory, features: Tensor) -> Any:
+        return self.surrogate.fit(*self._evaluations(seen, features), seen.uniforms(2)[:, 1])
+
+    def _evaluations(self, seen: SearchHistory, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features ``(R, n, d)``, scores ``(R, n)``, and which of them there are."""
+        y = winsorised(seen.valid) if self.winsorise else seen.valid
+        return features[seen.indices.clamp_min(0)], y, seen.done
+
+
+class _Fit(NamedTuple):
+    """A fitted surrogate.
+
+    Attributes:
+        history: What it was fitted to.
+        evaluations: Of every run.
+        model: The posterior.
+        shortlist: The best candidates by it, ``(R, k)``; None for all.
+    """
+
+    history: SearchHistory
+    evaluations: int
+    model: Any
+    shortlist: LongTensor | None
+
+    def is_of(self, other: SearchHistory) -> bool:
+        """Whether it was fitted to these very evaluations."""
+        mine = self.history
+        same = mine.seed == other.seed and torch.equal(mine.runs, other.runs)
+        same = same and torch.equal(mine.indices, other.indices)
+        return same and torch.equal(mine.valid.nan_to_num(), other.valid.nan_to_num())
+
+
+def _best(seen: SearchHistory, features: Tensor) -> Tensor:
+    """Best score of every run, 0 before the first, ``(R,)``."""
+    best = torch.where(seen.done, seen.valid, -torch.inf).amax(dim=1)
+    return torch.where(seen.done.any(dim=1), best, 0.0).to(features.dtype)
+
+
+def _visited(seen: SearchHistory) -> LongTensor:
+    """Candidates tried; empty slots repeat the run's first candidate, which is visited anyway."""
+    return torch.where(seen.indices < 0, seen.indices[:, :1], seen.indices)  # type: ignore[return-value]
 
 
 def winsorised(scores: Tensor) -> Tensor:

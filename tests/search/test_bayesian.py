@@ -30,7 +30,7 @@ class Spy(Acquisition):
         self.fits.append((X, y.clone(), observed.clone(), seeds))
         return SumModel(torch.zeros(len(X)), torch.ones(len(X)))
 
-    def choose(self, model, best, features, visited, seeds):
+    def choose(self, model, best, features, visited, seeds, among=None):
         self.choices.append((best, visited.clone(), seeds))
         left = [max(set(range(len(features))) - set(row)) for row in visited.tolist()]
         return torch.tensor(left)
@@ -138,3 +138,59 @@ def test_an_untrained_module_is_named(tiny, written):
 def test_two_evaluations_are_needed():
     with pytest.raises(UsageError, match="num_initial=1"):
         BayesianSearch(GaussianProcess(), num_initial=1)
+    with pytest.raises(UsageError, match="refit_every=5, shortlist=5"):
+        BayesianSearch(GaussianProcess(), refit_every=5, shortlist=5)
+
+
+@pytest.mark.parametrize("surrogate", [GaussianProcess(), DNGO(hidden_size=16, num_steps=20)], ids=["gp", "dngo"])
+@pytest.mark.parametrize("running", [0, 1])
+def test_between_fits_the_last_one_chooses_from_its_shortlist(pool, written, scores, surrogate, running):
+    encoding = OneHotEncoding()
+    features = pool.features(encoding)
+    rows = torch.tensor([[*range(10), 30, 31, 40], [*range(20, 30), 50, 51, 60]])
+    values = [[*row[:-1], ... if running else row[-1]] for row in scores[rows].tolist()]
+    history = written(rows.tolist(), values, capacity=20)
+    strategy = BayesianSearch(surrogate, LogEI(), encoding, 4, winsorise=False, refit_every=5, shortlist=8)
+    chosen = strategy.propose(history, pool)
+
+    base = surrogate.fit(
+        features[rows[:, :10]], scores[rows[:, :10]], torch.ones(2, 10, dtype=torch.bool),
+        history.prefix(10).uniforms(2)[:, 1],
+    )  # fmt: skip
+    known = 13 - running
+    X, y, observed = features[rows], scores[rows].clone(), torch.ones(2, 13, dtype=torch.bool)
+    if running:
+        before = observed.clone()
+        before[:, -1] = False
+        y[:, -1] = base.condition(X, y, before).posterior(X).mean[:, -1, 0].double()
+    model = base.condition(X, y, observed)
+    for run in range(2):
+
+        def ranking(model, best, run=run):
+            points = features[:, None, None].expand(-1, 2, 1, -1)
+            return LogEI().function(model, best[:, None].float())(points)[:, run]
+
+        first = ranking(base, scores[rows[:, :10]].amax(1))
+        first[rows[run, :10]] = -torch.inf
+        shortlist = first.topk(8).indices
+        then = ranking(model, scores[rows[:, :known]].amax(1))[shortlist]
+        then[torch.isin(shortlist, rows[run])] = -torch.inf
+        assert chosen[run] == shortlist[then.argmax()]
+
+
+def test_a_fit_is_kept_until_the_next_is_due_and_never_for_another_history(pool, written, scores):
+    class Counting(GaussianProcess):
+        fits = 0
+
+        def fit(self, *args):
+            Counting.fits += 1
+            return super().fit(*args)
+
+    strategy = BayesianSearch(Counting(), encoding=OneHotEncoding(), num_initial=4, refit_every=5, shortlist=20)
+    for length, expected in ((10, 1), (11, 1), (14, 1), (15, 2), (16, 2)):
+        members = list(range(length))
+        strategy.propose(written([members], [scores[members].tolist()], capacity=20), pool)
+        assert Counting.fits == expected
+    members = [80, *range(1, 17)]
+    strategy.propose(written([members], [scores[members].tolist()], capacity=20), pool)
+    assert Counting.fits == 3

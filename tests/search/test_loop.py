@@ -148,6 +148,9 @@ STRATEGIES = {
     "evolution": lambda: RegularizedEvolution(4, 2),
     "local": LocalSearch,
     "gp": lambda: BayesianSearch(GaussianProcess((0.5, 2.0), (1e-2,)), encoding=OneHotEncoding(), num_initial=4),
+    "shortlist": lambda: BayesianSearch(
+        GaussianProcess((0.5, 2.0), (1e-2,)), encoding=OneHotEncoding(), num_initial=4, refit_every=3, shortlist=10
+    ),
     "reinforce": lambda: Reinforce(episode_length=3, hidden_size=8, learning_rate=0.1),
     "categorical": CategoricalReinforce,
     "bohb": lambda: BOHB(num_startup=4, num_candidates=8),

@@ -31,8 +31,10 @@ ACQUISITIONS = {
 }
 
 
-def bayesian(kind, acquisition):
-    return lambda: BayesianSearch(kind["surrogate"](), ACQUISITIONS[acquisition](), kind["encoding"](), num_initial=4)
+def bayesian(kind, acquisition, **arguments):
+    return lambda: BayesianSearch(
+        kind["surrogate"](), ACQUISITIONS[acquisition](), kind["encoding"](), num_initial=4, **arguments
+    )
 
 
 STRATEGIES = {
@@ -50,6 +52,8 @@ STRATEGIES = {
     ),
     **{f"gp-{name}": bayesian(GP, name) for name in ACQUISITIONS},
     **{f"dngo-{name}": bayesian(NET, name) for name in ACQUISITIONS},
+    "gp-shortlist": bayesian(GP, "logei", refit_every=3, shortlist=12),
+    "dngo-shortlist": bayesian(NET, "logei", refit_every=3, shortlist=12),
 }
 # What BoTorch and GPyTorch say about plain EI and about features fewer than candidates is known.
 pytestmark = pytest.mark.filterwarnings(
