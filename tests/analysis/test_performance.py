@@ -76,7 +76,7 @@ NO_ENCODING = '{"x": {"predictor": "lightning_nas.predictors.gp.GaussianProcess"
     ("given", "message"),
     [
         (("--num_samples", 80), "expected 2 to 79 samples of the 81 cells"),
-        (("--above", 99), "which 0 cells exceed on toy; expected a lower threshold"),
+        (("--above", 99, "--num_samples", 20), "which 0 cells exceed on toy; expected a lower threshold"),
         (("--compare", NO_ENCODING, "--num_samples", 20), "'x' has no encoding"),
     ],
     ids=str,

@@ -84,7 +84,7 @@ def test_runs_of_two_spaces(trained, tmp_path):
     config = yaml.safe_load((tmp_path / "other" / "config.yaml").read_text())
     config["data"]["init_args"]["space"] = "tests.contract.OtherSpace"
     (tmp_path / "other" / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(UsageError, match=r"'tiny' and .*other is of 'other'"):
+    with pytest.raises(UsageError, match=r"'tiny' and .*other of 'other'"):
         load_runs([trained.folder / "run0", tmp_path / "other"])
 
 
