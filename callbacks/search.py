@@ -53,6 +53,8 @@ class SearchCallback(Callback):
         seed: Seed of the search; run r draws from (seed, r, query), so strategies share their random starts.
         ledger: What the published numbers are, for ``lightning-nas report --record``: name, title, source,
             reference_protocol, our_protocol, scale, notes, published, paired.
+        folder: Folder within the run folder for all that the search leaves, where a configuration has several
+            searches; None for the run folder itself.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SearchCallback(Callback):
         asynchronous: bool = False,
         seed: int = 0,
         ledger: dict[str, Any] | None = None,
+        folder: str | None = None,
     ) -> None:
         if min(num_queries, num_runs, batch_size) < 1 or not strategies:
             raise UsageError(
@@ -76,16 +79,17 @@ class SearchCallback(Callback):
                 f"SearchCallback(asynchronous=True, batch_size={batch_size}): an asynchronous search asks for one "
                 "candidate at a time, for as many as there are workers; leave batch_size out"
             )
-        odd = [name for name in strategies if not re.fullmatch(r"[\w.-]+", name)]
+        odd = [name for name in [*strategies, *([folder] if folder else [])] if not re.fullmatch(r"\w[\w.-]*", name)]
         if odd:
             raise UsageError(
-                f"SearchCallback(strategies=…): got the names {odd}, expected letters, digits, '_', '-', '.'"
+                f"SearchCallback(strategies=…, folder=…): got the names {odd}, expected letters, digits, '_', '-', '.'"
             )
         self.benchmark = benchmark
         self.strategies = strategies
         self.num_queries, self.num_runs, self.batch_size, self.seed = num_queries, num_runs, batch_size, seed
         self.asynchronous = asynchronous
         self.ledger = ledger
+        self.folder = folder
         self._embeddings: Tensor | None = None
         self._weights: str | None = None  # fingerprint of the module that made them
         self._folder = Path()
@@ -116,7 +120,13 @@ class SearchCallback(Callback):
                 "GPUs for workers of its own; expected one process for live searches: --trainer.devices 1 (and "
                 "--trainer.num_nodes 1); more machines by Dask or Slurm workers"
             )
-        self._folder = Path(trainer.default_root_dir)
+        self._folder = Path(trainer.default_root_dir, self.folder or "")
+        twins = [c for c in trainer.callbacks if isinstance(c, SearchCallback) and c.folder == self.folder]  # type: ignore[attr-defined]
+        if len(twins) > 1:
+            raise UsageError(
+                f"SearchCallback: got {len(twins)} searches that write into {self._folder}; expected a "
+                "'folder' of its own for each, for example folder: cifar10"
+            )
         if trainer.is_global_zero:
             ensure_writable(self._folder / "search")
         for name in self.strategies:
@@ -202,7 +212,7 @@ class SearchCallback(Callback):
         progress = SearchProgress(
             name, self.num_queries, self.benchmark, enabled=trainer.is_global_zero, batch_size=batch_size
         )
-        writer = _summary_writer(trainer, name)
+        writer = _summary_writer(trainer, self.folder, name)
         seconds = earlier = 0.0 if saved is None else saved["seconds"]
         logged = int(everything.finished.min())
         started = time.perf_counter()
@@ -394,11 +404,11 @@ def _gather(trainer: Trainer, local: SearchHistory, total: int) -> SearchHistory
     return SearchHistory.from_state_dict({"seed": local.seed, **gathered})
 
 
-def _summary_writer(trainer: Trainer, name: str) -> Any:
+def _summary_writer(trainer: Trainer, folder: str | None, name: str) -> Any:
     """One TensorBoard run per strategy, so that their curves share a chart; None for other loggers."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     if not loggers or not trainer.is_global_zero:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(Path(loggers[0].log_dir) / "search" / "tensorboard" / name))
+    return SummaryWriter(str(Path(loggers[0].log_dir, folder or "", "search", "tensorboard", name)))

@@ -413,9 +413,27 @@ def test_origin_and_seconds_stay_those_of_the_first_time(tmp_path, benchmark, mo
     assert json.loads((tmp_path / "search" / "search.json").read_text()) == before
 
 
-def test_names_of_strategies_are_names_of_files(benchmark):
+def test_names_of_strategies_and_folders_are_names_of_files(benchmark):
     with pytest.raises(UsageError, match="a/b"):
         SearchCallback(benchmark, {"a/b": next(iter(free_strategies().values()))})
+    with pytest.raises(UsageError, match=r"'\.\./up'"):
+        SearchCallback(benchmark, free_strategies(), folder="../up")
+
+
+def test_two_searches_in_folders_of_their_own(tmp_path, benchmark):
+    arguments = {"num_queries": 5, "num_runs": 2}
+    both = [SearchCallback(benchmark, free_strategies(), **arguments, seed=s, folder=f"seed{s}") for s in (0, 1)]
+    trainer(tmp_path / "both", None, callbacks=both).search(module(), data())
+    for s in (0, 1):
+        search(tmp_path / f"alone{s}", benchmark, **arguments, seed=s)
+        together, alone = (
+            (folder / "trials.csv").read_text() for folder in (tmp_path / f"both/seed{s}", tmp_path / f"alone{s}")
+        )
+        assert together == alone
+    assert not (tmp_path / "both" / "search").exists()
+    twins = [SearchCallback(benchmark, free_strategies(), **arguments) for _ in range(2)]
+    with pytest.raises(UsageError, match=r"got 2 searches that write into .*expected a 'folder'"):
+        trainer(tmp_path / "twins", None, callbacks=twins).search(module(), data())
 
 
 class OutOfOrder(Scripted, TabularBenchmark):
