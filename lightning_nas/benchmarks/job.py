@@ -73,6 +73,8 @@ class TrainingJob:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             networks = [self._build(key) for key in keys]
             params, flops = count_parameters(networks[0]), count_flops(networks[0], _shape(self.data))
+            if self.recipe.auxiliary_weight:  # the head is gone after the training
+                params -= count_parameters(networks[0].auxiliary)  # type: ignore[arg-type]
             data = self.data if self.device == "cpu" else _uploaded(self.data, device)
             begin = partial(Training, networks, data, self.recipe, self._seeds(first))
             training = self._continued(begin, file, first.epochs) or begin()
@@ -86,7 +88,7 @@ class TrainingJob:
 
     def _build(self, key: ResultKey) -> nn.Module:
         torch.manual_seed(key.seed)
-        return self.space.build(self.space.parse(key.architecture), **self.network)
+        return self.space.build(self.space.parse(key.architecture), **self.network, **self.recipe.of_build)
 
     def _file(self, key: ResultKey) -> Path | None:
         if self.unfinished is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +101,7 @@ class LiveBenchmark(Benchmark[A]):
         kind = self.workers.device.partition(":")[0]
         # CPUs go without saying, so that results from before there was a choice stay valid.
         return {
-            "data": self.data.identity(), "network": self.network, "recipe": asdict(self.recipe),
+            "data": self.data.identity(), "network": self.network, "recipe": self.recipe.identity(),
             "num_seeds": self.num_seeds, "training_version": TRAINING_VERSION,
             **({} if kind == "cpu" else {"device": kind}),
         }  # fmt: skip
@@ -148,13 +147,15 @@ class LiveBenchmark(Benchmark[A]):
         arch = self.space.sample(np.random.default_rng(0))
         try:
             with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to use up
-                count_flops(self.space.build(arch, **self.network), self.data.image_shape)
+                network = self.space.build(arch, **self.network, **self.recipe.of_build)
+                count_flops(network, self.data.image_shape)
         except Exception as error:
             raise SpaceError(
-                f"the space {self.space.name!r} cannot build a network of {self.network} for images of shape "
-                f"{self.data.image_shape} ({type(error).__name__}: {error}); expected a 'build' that takes these "
+                f"the space {self.space.name!r} cannot build a network of {self.network | self.recipe.of_build} for "
+                f"images of shape {self.data.image_shape} ({type(error).__name__}: {error}); expected a 'build' that takes these "
                 "arguments, and not more stages than the image can be halved"
             ) from error
+        self.recipe.check(network)
 
     @property
     def parallelism(self) -> int:

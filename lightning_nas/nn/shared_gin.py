@@ -40,6 +40,13 @@ class SharedGraphs(NamedTuple):
     vertices: Tensor
     sizes: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors."""
+        return sum(
+            tensor.nbytes for tensor in (*self.sources, *self.weights, *self.shares, self.vertices, self.sizes)
+        )
+
     def part(self, groups: Tensor | slice, sizes: list[int] | None = None) -> SharedGraphs:
         """Some of the groups, with other numbers of colours (fillers included) if given."""
 

@@ -26,6 +26,7 @@ class SideBySide(nn.Module):
     Args:
         networks: S networks with equal layers; they are copied.
         image_shape: ``(C, H, W)`` of one image, to compare the two ways of computing.
+        merge: Whether they may become one.
 
     Shapes:
         ``(S, B, C, H, W)`` -> ``(S, B, num_classes)``.
@@ -37,10 +38,13 @@ class SideBySide(nn.Module):
         (True, torch.Size([2, 5, 4]))
     """
 
-    def __init__(self, networks: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], image_shape: tuple[int, int, int], merge: bool = True
+    ) -> None:
         super().__init__()
         self.size = len(networks)
-        self.wide = _merge(networks) if self.size > 1 and self._can_merge(networks, image_shape) else None
+        merge = merge and self.size > 1 and self._can_merge(networks, image_shape)
+        self.wide = _merge(networks) if merge else None
         self.networks = nn.ModuleList(() if self.merged else map(copy.deepcopy, networks))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
 
@@ -55,6 +59,13 @@ class SideBySide(nn.Module):
             return torch.stack([network(x) for network, x in zip(self.networks, images, strict=True)])
         side_by_side = images.transpose(0, 1).flatten(1, 2)  # (B, S * C, H, W)
         return self._separate(self.wide(side_by_side.contiguous(memory_format=torch.channels_last)))
+
+    def with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class scores of the networks and of their auxiliary heads; only for networks that are not merged."""
+        assert self.wide is None, "auxiliary heads are not compared before merging"
+        pairs = [network.with_auxiliary(x) for network, x in zip(self.networks, images, strict=True)]  # type: ignore[operator]
+        scores, auxiliary = zip(*pairs, strict=True)
+        return torch.stack(scores), torch.stack(auxiliary)
 
     def _separate(self, scores: Tensor) -> Tensor:
         return scores.reshape(len(scores), self.size, -1).transpose(0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.errors import EvaluationError, UsageError
+from lightning_nas.nn.auxiliary import HasAuxiliary
+from lightning_nas.nn.cutout import cutout
+from lightning_nas.nn.drop_path import has_drop_path, set_drop_path
 from lightning_nas.nn.images import LabelledImages, augmented, normalise
 from lightning_nas.nn.side_by_side import SideBySide
 
@@ -40,6 +43,10 @@ class TrainingRecipe:
         test_shift: Test accuracy is the mean over all ``(2 * test_shift + 1)**2`` moved copies of the images, which
             tells good networks apart; 0 for the images as they are. Validation accuracy always is
             of the images as they are.
+        cutout: Side in pixels of the square that is zeroed in every training image; 0 for none.
+        drop_path: Probability of dropping an edge of a cell at the end of the training; rises linearly from 0.
+        auxiliary_weight: Weight of the loss of an auxiliary head, DARTS has 0.4; 0 for no such head.
+        gradient_clip: Largest norm of a network's gradient; 0 for any.
     """
 
     # Chosen on the digits; benchmarks/tables/README.md has the trials.
@@ -52,6 +59,10 @@ class TrainingRecipe:
     weight_decay: float = 5e-4
     shift: int = 1
     test_shift: int = 1
+    cutout: int = 0
+    drop_path: float = 0.0
+    auxiliary_weight: float = 0.0
+    gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2 or min(self.shift, self.test_shift) < 0:
@@ -59,6 +70,27 @@ class TrainingRecipe:
         for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in known:
                 raise UsageError(f"got {name}={getattr(self, name)!r}, expected one of {', '.join(known)}")
+        if not 0.0 <= self.drop_path < 1.0 or min(self.cutout, self.auxiliary_weight, self.gradient_clip) < 0:
+            raise UsageError(f"got {self}, expected drop_path in [0, 1), the others not negative")
+
+    def identity(self) -> dict[str, Any]:
+        """All fields; what came later is left out while it is 0, so that results from before stay valid."""
+        return {k: v for k, v in asdict(self).items() if v or k not in _LATER}
+
+    @property
+    def of_build(self) -> dict[str, Any]:
+        """What a space's ``build`` must be told besides the sizes."""
+        return {"auxiliary": True} if self.auxiliary_weight else {}
+
+    def check(self, network: nn.Module) -> None:
+        """Raise ``UsageError`` when a network lacks what is to be trained with."""
+        if self.auxiliary_weight and not (isinstance(network, HasAuxiliary) and network.auxiliary is not None):
+            raise UsageError(f"got auxiliary_weight={self.auxiliary_weight}, expected 0: there is no auxiliary head")
+        if self.drop_path and not has_drop_path(network):
+            raise UsageError(f"got drop_path={self.drop_path}, expected 0: the network has no paths to drop")
+
+
+_LATER = ("cutout", "drop_path", "auxiliary_weight", "gradient_clip")
 
 
 @dataclass(frozen=True, eq=False)  # equal when the same: tensors have no single truth
@@ -127,8 +159,11 @@ class Training:
         networks: S fresh networks; copies of them are trained.
         data: Images, on the device where training takes place.
         recipe: How to train.
-        seeds: Seed of the order and the shifts of every network, ``S``. Augmentation and dropout draw from torch's
-            global generator.
+        seeds: Seed of the order, the shifts, the squares cut out and the dropped paths of every network, ``S``.
+            Augmentation and dropout draw from torch's global generator.
+
+    Raises:
+        UsageError: The networks lack what the recipe trains with.
     """
 
     def __init__(
@@ -137,7 +172,12 @@ class Training:
         self.data, self.recipe = data, recipe
         images = data.train.images
         self.device = images.device
-        self.network = SideBySide(networks, tuple(images.shape[1:])).to(self.device)  # type: ignore[arg-type]
+        for network in networks:
+            recipe.check(network)
+        # What is done to every network for itself.
+        apart = bool(recipe.drop_path or recipe.auxiliary_weight or recipe.gradient_clip)
+        self.network = SideBySide(networks, tuple(images.shape[1:]), merge=not apart)  # type: ignore[arg-type]
+        self.network.to(self.device)
         self.optimizer = OPTIMIZERS[recipe.optimizer](
             self.network.parameters(), recipe.learning_rate, recipe.momentum, recipe.weight_decay
         )
@@ -185,14 +225,20 @@ class Training:
             for g in self.generators
         ]
         order, moves = (torch.stack(parts, dim=1).to(self.device) for parts in zip(*draws, strict=True))
+        paths = self._path_generators() if recipe.drop_path else []
         for step in range(steps):  # order (steps, S, B), moves (steps, S, 2, B)
             index, down, right = order[step], moves[step, :, 0], moves[step, :, 1]
             targets = labels[index]
             pixels = moved(self.data.train.images[index.flatten()], recipe.shift, down.flatten(), right.flatten())
-            scores = self.network(self._input(pixels.view(*index.shape, *pixels.shape[1:]), training=True))
-            losses = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
-            torch.autograd.backward(losses.sum())
+            images = self._input(pixels.view(*index.shape, *pixels.shape[1:]), training=True)
             progress = (self.epoch * steps + step) / (recipe.epochs * steps)
+            for network, generator in zip(self.network.networks, paths, strict=False):
+                set_drop_path(network, recipe.drop_path * progress, generator)
+            losses = self._losses(images, targets)
+            torch.autograd.backward(losses.sum())
+            if recipe.gradient_clip:
+                for network in self.network.networks:
+                    nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
             self.optimizer.step(recipe.learning_rate * SCHEDULES[recipe.schedule](progress))
             total += losses.detach()
         if not torch.isfinite(total).all():  # once an epoch: reading numbers back at every step would slow a GPU down
@@ -201,16 +247,32 @@ class Training:
                 f"expected a finite number, try a lower learning_rate than {recipe.learning_rate}"
             )
 
+    def _losses(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Of every network, ``(S, B, C, H, W)`` and ``(S, B)`` -> ``(S,)``."""
+        weight = self.recipe.auxiliary_weight
+        if not weight:
+            return _cross_entropy(self.network(images), targets)
+        scores, auxiliary = self.network.with_auxiliary(images)
+        return _cross_entropy(scores, targets) + weight * _cross_entropy(auxiliary, targets)
+
+    def _path_generators(self) -> list[torch.Generator]:
+        """A source of dropped paths for every network, on its device; those of an epoch depend on nothing before it."""
+        seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in self.generators]
+        return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+
     def _input(self, pixels: Tensor, training: bool = False) -> Tensor:
-        """Pixels to the networks' input, ``(…, C, H, W)``."""
-        if pixels.dtype != torch.uint8:
-            return pixels
-        data, flat = self.data, pixels.flatten(0, -4)
-        if training:
-            floats = augmented(flat, data.augmentation, data.mean, data.std, data.max_pixel)
-        else:
-            floats = normalise(flat, data.mean, data.std)
-        return floats.view(*pixels.shape[:-3], *floats.shape[1:])
+        """Pixels to the networks' input, ``(…, C, H, W)``; in training the first axis is that of the networks."""
+        images = pixels
+        if pixels.dtype == torch.uint8:
+            data, flat = self.data, pixels.flatten(0, -4)
+            if training:
+                floats = augmented(flat, data.augmentation, data.mean, data.std, data.max_pixel)
+            else:
+                floats = normalise(flat, data.mean, data.std)
+            images = floats.view(*pixels.shape[:-3], *floats.shape[1:])
+        if not (training and self.recipe.cutout):
+            return images
+        return torch.stack([cutout(x, self.recipe.cutout, g) for x, g in zip(images, self.generators, strict=True)])
 
     @torch.inference_mode()
     def _accuracy(self, split: LabelledImages, shift: int) -> Tensor:
@@ -260,6 +322,12 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_generator"], self.device)
         torch.set_rng_state(state["global_generator"])  # last: when something is amiss, it is as it was
+
+
+def _cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the images of every network, ``(S, B, num_classes)`` and ``(S, B)`` -> ``(S,)``."""
+    losses = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view_as(targets).mean(1)
 
 
 class NesterovSGD:

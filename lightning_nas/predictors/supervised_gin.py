@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,9 @@ from lightning_nas.predictors.surrogate import LinearModel, select_by_evidence, 
 # Numbers of colours are rounded up to these, so that runs of about one size are trained as one batch: what a run's rows
 # are padded to depends on the run alone, and so does, to the last bit, its network.
 _SIZES = torch.tensor([size for power in range(3, 20) for size in (2**power, 3 * 2 ** (power - 1))])
+
+_REMEMBERED = 2**28
+"""Bytes of candidates' graphs that a surrogate keeps."""
 
 
 class SupervisedGIN:
@@ -91,7 +95,7 @@ class SupervisedGIN:
         self.num_epochs, self.batch_size, self.learning_rate = num_epochs, batch_size, learning_rate
         self.symmetric = symmetric
         self.noises, self.signals = tuple(noises), tuple(signals)
-        self._merged: dict[int, tuple[Tensor, SharedGraphs]] = {}  # by address of the candidates
+        self._merged: dict[bytes, SharedGraphs] = {}  # by a digest of the candidates
 
     def fit(self, X: Tensor, y: Tensor, observed: Tensor, seeds: Tensor) -> Model:
         """Condition on the evaluations so far (see :class:`~lightning_nas.search.bayesian.Surrogate`)."""
@@ -147,13 +151,17 @@ class SupervisedGIN:
 
     def merge_pool(self, points: Tensor) -> SharedGraphs:
         """Graphs of candidates, ``(c, d)``, as one group; remembered, since every query asks for the same ones."""
-        known = self._merged.get(points.data_ptr())
-        if known is None or not torch.equal(known[0], points):
-            if len(self._merged) >= 1000:  # chunks of other pools, no longer asked for
-                self._merged.clear()
-            known = points, self.merge(points[None])
-            self._merged[points.data_ptr()] = known
-        return known[1]
+        key = blake2b(points.contiguous().numpy(), digest_size=16).digest()
+        graphs = self._merged.get(key)
+        if graphs is None:
+            graphs = self.merge(points[None])
+            size = graphs.nbytes
+            while self._merged and size + sum(known.nbytes for known in self._merged.values()) > _REMEMBERED:
+                # Every other one, not the oldest: a pool too large to be remembered is gone through again and again.
+                for old in list(self._merged)[::2]:
+                    del self._merged[old]
+            self._merged[key] = graphs
+        return graphs
 
     def _blocks(
         self, labels: Tensor, adjacency: Tensor, observed: Tensor, target: Tensor, num_labels: int, seeds: Tensor

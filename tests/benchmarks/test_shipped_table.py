@@ -74,7 +74,7 @@ def test_a_search_reads_it_by_name(cells, monkeypatch, tmp_path):
 def test_its_recipe_gives_its_numbers(table, cells):
     """Two of its trainings again; another processor rounds differently, and a short training forgets nothing of it."""
     assert table.meta["made_by"]["recipe"] == CONFIG["recipe"] | {
-        key: value for key, value in vars(TrainingRecipe()).items() if key not in CONFIG["recipe"]
+        key: value for key, value in TrainingRecipe().identity().items() if key not in CONFIG["recipe"]
     }
     data = DigitsDataModule(**CONFIG["data"]["init_args"])
     data.setup("fit")

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_nas.errors import EvaluationError, UsageError
+from lightning_nas.nn.darts import GenotypeNetwork, in_thirds
+from lightning_nas.nn.drop_path import DropPath
 from lightning_nas.nn.images import LabelledImages
 from lightning_nas.nn.training import (
     AdamW,
@@ -159,7 +161,10 @@ def test_a_diverging_training_is_an_error():
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 0}, {"batch_size": 1}, {"shift": -1}, {"test_shift": -1}, {"schedule": "x"}, {"optimizer": "x"}],
+    [
+        {"epochs": 0}, {"batch_size": 1}, {"shift": -1}, {"test_shift": -1}, {"schedule": "x"}, {"optimizer": "x"},
+        {"cutout": -1}, {"drop_path": 1.0}, {"auxiliary_weight": -0.1}, {"gradient_clip": -1.0},
+    ],
 )
 def test_recipes_out_of_range(change):
     with pytest.raises(UsageError, match="expected"):
@@ -234,3 +239,110 @@ def test_never_all_images_are_copied(monkeypatch):
 def test_an_empty_split_is_refused(name):
     with pytest.raises(UsageError, match=rf"no images in {name}, expected.*purpose='search'"):
         replace(data(), **{name: stripes(0, 0)})
+
+
+DARTS = replace(QUICK, epochs=2, cutout=3, drop_path=0.4, auxiliary_weight=0.4, gradient_clip=0.5)
+CELL = [("sep_conv_3x3", 0), ("skip_connect", 1), ("max_pool_3x3", 0), ("dil_conv_3x3", 2)] * 2
+
+
+def darts_training(recipe=DARTS, seeds=(0,), *augmentation):
+    networks = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        auxiliary = bool(recipe.auxiliary_weight)
+        networks.append(GenotypeNetwork(CELL, CELL, in_thirds(3), 2, 4, 1, auxiliary=auxiliary))
+    return Training(networks, data(*augmentation), recipe, seeds)
+
+
+def weights(training):
+    return {name: value.clone() for name, value in training.network.state_dict().items()}
+
+
+@pytest.mark.parametrize("change", [{"cutout": 3}, {"drop_path": 0.4}, {"auxiliary_weight": 0.4}, {"gradient_clip": 1}])
+def test_every_part_of_the_recipe_of_darts_changes_the_training(change):
+    plain, other = darts_training(QUICK), darts_training(replace(QUICK, **change))
+    plain.run(1), other.run(1)
+    mine, theirs = plain.network.networks[0].classifier.weight, other.network.networks[0].classifier.weight
+    assert not torch.equal(mine, theirs)
+
+
+def test_with_the_recipe_of_darts_seeds_side_by_side_are_those_alone():
+    both = darts_training(seeds=(3, 4))
+    both.run(2)
+    for place, seed in enumerate((3, 4)):
+        alone = darts_training(seeds=(seed,))
+        alone.run(2)
+        mine, theirs = both.network.networks[place].state_dict(), alone.network.networks[0].state_dict()
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+        assert both.results()[place].curve == alone.results()[0].curve
+
+
+def test_with_the_recipe_of_darts_a_saved_training_goes_on_bit_for_bit():
+    whole, first, second = (darts_training(seeds=(0, 1)) for _ in range(3))
+    whole.run(2)
+    first.run(1)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    second.run(2)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(second).items())
+
+
+def test_paths_are_dropped_more_and_more_and_gradients_are_clipped(monkeypatch):
+    made = darts_training(seeds=(0, 1))
+    paths = [module for module in made.network.modules() if isinstance(module, DropPath)]
+    seen, step = [], made.optimizer.step
+
+    def spy(learning_rate):
+        norms = [
+            torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm().item()
+            for network in made.network.networks
+        ]
+        assert max(norms) <= 0.5 + 1e-5
+        seen.append({path.probability for path in paths})
+        step(learning_rate)
+
+    monkeypatch.setattr(made.optimizer, "step", spy)
+    made.run(2)
+    assert [len(probabilities) for probabilities in seen] == [1] * 12
+    assert [probabilities.pop() for probabilities in seen] == pytest.approx([0.4 * number / 12 for number in range(12)])
+    assert len({path.generator for path in paths}) == 2  # one for each network
+
+
+def test_the_loss_of_the_auxiliary_head_is_added():
+    made = darts_training(replace(DARTS, drop_path=0.0))
+    images, targets = torch.randn(1, 8, 1, 6, 6), torch.randint(4, (1, 8))
+    scores, auxiliary = made.network.networks[0].with_auxiliary(images[0])
+    expected = F.cross_entropy(scores, targets[0]) + 0.4 * F.cross_entropy(auxiliary, targets[0])
+    torch.testing.assert_close(made._losses(images, targets), expected[None])
+
+
+def test_squares_are_cut_out_of_training_images_alone():
+    made = training(replace(QUICK, cutout=2), seeds=(0, 1))
+    pixels = torch.full((2, 16, 1, 6, 6), 200, dtype=torch.uint8)
+    seen = made._input(pixels, training=True)
+    assert seen.shape == pixels.shape
+    missing = (seen == 0).flatten(2).sum(dim=2)
+    assert {1, 2, 4} >= set(missing.flatten().tolist())
+    assert (missing == 4).any()
+    assert not torch.equal(seen[0], seen[1])
+    assert (made._input(pixels) != 0).all()
+    assert ((made._input(torch.ones(2, 16, 1, 6, 6), training=True) == 0).flatten(2).sum(dim=2) > 0).all()
+
+
+def test_what_a_network_lacks_is_said():
+    with pytest.raises(UsageError, match="auxiliary_weight=0.4, expected 0"):
+        training(replace(QUICK, auxiliary_weight=0.4))
+    with pytest.raises(UsageError, match="drop_path=0.1, expected 0"):
+        training(replace(QUICK, drop_path=0.1))
+
+
+def test_a_recipe_is_known_by_what_it_was_before_it_could_do_more():
+    old = TrainingRecipe().identity()
+    assert list(old) == [
+        "epochs", "batch_size", "learning_rate", "schedule", "optimizer", "momentum", "weight_decay", "shift",
+        "test_shift",
+    ]  # fmt: skip
+    assert TrainingRecipe(cutout=16, shift=0).identity() == old | {"cutout": 16, "shift": 0}

@@ -6,6 +6,7 @@ from torch import nn
 
 from lightning_nas.errors import UsageError
 from lightning_nas.nn.gin import GINEncoder
+from lightning_nas.predictors import supervised_gin
 from lightning_nas.predictors.supervised_gin import SupervisedGIN
 from lightning_nas.predictors.surrogate import standardise
 from lightning_nas.search.acquisition import LogEI
@@ -83,8 +84,6 @@ def order_of(surrogate, run, observed, epoch):
 
 @pytest.mark.parametrize("batch_size", [0, 5, 20])
 def test_training_equals_plain_torch(data, monkeypatch, batch_size):
-    from lightning_nas.predictors import supervised_gin
-
     X, y, points = data
     observed = without(X, HIDE)
     target = standardise(y, observed)[0].float()
@@ -221,6 +220,22 @@ def test_candidates_are_remembered_but_not_mistaken(data):
     first = model.marginal(changing)[0]
     changing.copy_(points.flip(0))
     assert torch.equal(model.marginal(changing)[0], first.flip(1))
+
+
+def test_memory_of_candidates_is_bounded(data, monkeypatch):
+    X, y, points = data
+    surrogate = SupervisedGIN(**SMALL)
+    size = surrogate.merge(points[None, :10]).nbytes
+    monkeypatch.setattr(supervised_gin, "_REMEMBERED", 3 * size)
+    chunks = [points[start : start + 10] for start in range(0, 31, 5)]
+    for _ in range(2):
+        for chunk in chunks:
+            surrogate.merge_pool(chunk)
+            assert 0 < sum(graphs.nbytes for graphs in surrogate._merged.values()) <= 3 * size
+    assert surrogate.merge_pool(chunks[-1]) is surrogate.merge_pool(chunks[-1].clone())
+    monkeypatch.setattr(supervised_gin, "_REMEMBERED", 0)
+    assert surrogate.merge_pool(chunks[0]) is not None
+    assert len(surrogate._merged) == 1  # the last one always
 
 
 def test_search(cells, features):
