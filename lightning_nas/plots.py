@@ -52,6 +52,7 @@ _SPENT = {
     "epochs": "training epochs",
     "seconds": "seconds on the benchmark's own clock",
 }
+_CORNERS = ("upper right", "lower left", "lower right", "upper left")
 _POINTS = 400  # of a curve over epochs or seconds
 
 
@@ -162,12 +163,11 @@ def regret_figure(
             ax.set_xlabel(_SPENT[over])
             if steps and ax.lines:
                 ax.set_xscale("log")
-        if axes[-1].lines:
-            axes[-1].legend(loc="upper right" if optimum is not None else "lower right")
         if title:
             figure.suptitle(title, fontsize=9)
         note = "Line: median over runs; band: interquartile range. Selected on validation, reported on test."
         figure.supxlabel(note, fontsize=6.5, color="#555555")
+        _legend(figure, axes[-1], "upper right" if optimum is not None else "lower right")
     return figure
 
 
@@ -199,11 +199,10 @@ def final_figure(histories: Mapping[str, SearchHistory], optimum: float | None, 
         known = "test regret at the end (percentage points)"
         ax.set_xlabel("test accuracy at the end (%)" if optimum is None else known)
         ax.set_ylim(0, 1.02)
-        if ax.lines:
-            ax.legend(loc="upper left" if optimum is None else "lower right")
         if title:
             figure.suptitle(title, fontsize=9)
         figure.supxlabel("Selected on validation, reported on test.", fontsize=6.5, color="#555555")
+        _legend(figure, ax, "upper left" if optimum is None else "lower right")
     return figure
 
 
@@ -276,6 +275,31 @@ def _lines(ax: Axes, points: Mapping[str, np.ndarray], runs: Mapping[str, np.nda
         if count > 1:
             ax.fill_between(spent, low, high, color=color, alpha=0.15, linewidth=0, step=band)
     ax.margins(x=0.01)
+
+
+def _legend(figure: Figure, ax: Axes, preferred: str) -> None:
+    """A legend in a corner where it hides no line and as few bands as can be; beside the panels if there is none."""
+    if not ax.lines:
+        return
+    legend = ax.legend(loc=preferred)
+    figure.draw_without_rendering()  # only now it is known where everything lies
+    lines = [line.get_path().transformed(line.get_transform()) for line in ax.lines]
+    bands = [path.transformed(band.get_transform()) for band in ax.collections for path in band.get_paths()]
+    hidden = {}
+    for corner in (preferred, *_CORNERS):
+        legend.set_loc(corner)
+        box = legend.get_window_extent()
+        hidden[corner] = (
+            sum(path.intersects_bbox(box, filled=False) for path in lines),
+            sum(path.intersects_bbox(box, filled=True) for path in bands),
+        )
+    best = min(hidden, key=lambda corner: hidden[corner])
+    legend.set_loc(best)
+    if hidden[best][0]:
+        width = legend.get_window_extent().width / figure.dpi  # inches
+        legend.remove()
+        figure.set_figwidth(figure.get_figwidth() + width)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper")
 
 
 def _look(number: int) -> tuple[str, Any]:

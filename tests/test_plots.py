@@ -205,3 +205,41 @@ def test_curves_of_nothing_and_of_one_query(tmp_path):
     assert (points.tolist(), curves.test.tolist()) == ([3.0], [[2.0]])
     failed = priced(([[np.nan, np.nan]], [[np.nan, np.nan]]), [[np.nan, np.nan]])
     save_figure(regret_figure({"a": failed}, OPTIMUM, over="seconds"), tmp_path / "z")
+
+
+def straight(test):
+    """Two runs whose incumbent changes with every query and has these test accuracies."""
+    return filled(np.linspace(70, 80, 40) * np.ones((2, 1)), test * np.ones((2, 1)))
+
+
+def corner_of(ax):
+    """Whether the legend lies in the right half and in the upper half of the panel."""
+    box = ax.get_legend().get_window_extent().transformed(ax.transAxes.inverted())
+    return ((box.x0 + box.x1) / 2 > 0.5, (box.y0 + box.y1) / 2 > 0.5)
+
+
+@pytest.mark.parametrize(
+    ("test", "right", "upper"),
+    [
+        (np.linspace(60, 90, 40), True, True),  # the regret falls
+        (np.linspace(90, 60, 40), True, False),  # it rises
+    ],
+)
+def test_the_legend_hides_no_line(test, right, upper):
+    (ax,) = regret_figure({"one": straight(test), "two": straight(test + 0.5)}, OPTIMUM).axes
+    assert corner_of(ax) == (right, upper)
+    box = ax.get_legend().get_window_extent()
+    for line in ax.lines:
+        assert not box.count_contains(line.get_transform().transform(line.get_xydata()))
+
+
+def test_where_no_corner_is_free_the_legend_stands_beside_the_panel():
+    levels = np.linspace(50, 90, 12)
+    figure = regret_figure({f"strategy {i}": straight(np.full(40, level)) for i, level in enumerate(levels)}, OPTIMUM)
+    (ax,) = figure.axes
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert ax.get_legend() is None
+    assert len(legend.get_texts()) == 12
+    assert legend.get_window_extent().x0 >= ax.get_window_extent().x1
+    assert figure.get_figwidth() > 4.8
