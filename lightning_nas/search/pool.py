@@ -84,8 +84,7 @@ class CandidatePool(Generic[A]):
                     "pass --ckpt_path, or give the strategy an 'encoding'"
                 )
             return self.embeddings
-        features = encoding.encode(self.space)
-        return features[self.members] if self._part else features
+        return encoding.encode_members(self.space, self.members if self._part else None)
 
 
 def _all_below(indices: Tensor, size: int) -> bool:
