@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from optuna.samplers import TPESampler
 
 from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.search.bohb import BOHB, _nearest
@@ -77,6 +78,20 @@ def test_one_fidelity_begins_at_random_and_finds_more(play, scores):
     assert torch.equal(history.indices[:, :8], chance.indices[:, :8])
     assert (history.epochs == TinyBenchmark.epochs).all()
     assert history.valid[:, 8:].mean() > chance.valid[:, 8:].mean() + 0.3
+
+
+def test_every_draw_knows_all_scores(play, monkeypatch):
+    ask, seen = TPESampler.sample_relative, []
+
+    def spy(self, study, trial, space):
+        answer = ask(self, study, trial, space)
+        trials = study._get_trials(deepcopy=False, use_cache=True)  # what the sampler itself had
+        seen.append([trial.value for trial in trials])
+        return answer
+
+    monkeypatch.setattr(TPESampler, "sample_relative", spy)
+    history = play(BOHB(num_startup=4), runs=1, capacity=12)
+    assert seen == [history.valid[0, :count].tolist() for count in range(12)]
 
 
 @pytest.mark.parametrize("q", [1, 4])
