@@ -52,7 +52,7 @@ class SearchCallback(Callback):
             other after every score, so a live benchmark belongs in one: its workers are what runs side by side.
         seed: Seed of the search; run r draws from (seed, r, query), so strategies share their random starts.
         ledger: What the published numbers are, for ``lightning-nas report --record``: name, title, source,
-            reference_protocol, our_protocol, scale, notes, published, paired.
+            reference_protocol, our_protocol, scale, notes, published, paired, not_run.
         folder: Folder within the run folder for all that the search leaves, where a configuration has several
             searches; None for the run folder itself.
     """

@@ -34,16 +34,16 @@ lines under the table say so, and the two numbers are not the same measurement.
 
 @dataclass(frozen=True)
 class Row:
-    """One measured number beside the published one.
+    """One measured number beside the published one, or, with n = 0, what there is to be measured.
 
     Args:
         label: What was measured, for example the strategy.
         metric: For example ``test accuracy``.
         unit: For example ``%``; empty for a number without unit.
         paper: The published value as it is printed there, for example ``94.18 ± 0.24``; empty when there is none.
-        mean: Mean over n runs.
+        mean: Mean over n runs; None for n = 0.
         std: Standard deviation over runs (n - 1 in the denominator); None for a single run.
-        n: Number of runs.
+        n: Number of runs; 0 for what was not run, of which the note says why.
         seeds: Which seeds, for example ``seed 0, runs 0-499``.
         note: Anything a reader of this line must know.
         values: The single runs, kept when they are few.
@@ -56,7 +56,7 @@ class Row:
     metric: str
     unit: str
     paper: str
-    mean: float
+    mean: float | None
     std: float | None
     n: int
     seeds: str
@@ -68,8 +68,12 @@ class Row:
         where = f"row {self.label!r}, {self.metric!r}"
         _require_text(where, label=self.label, metric=self.metric, seeds=self.seeds)
         _require_text(where, empty=True, unit=self.unit, paper=self.paper, note=self.note)
-        if not isinstance(self.n, int) or self.n < 1:
-            raise UsageError(f"{where}: got n = {self.n!r}, expected the number of runs, at least 1")
+        if not isinstance(self.n, int) or self.n < 0:
+            raise UsageError(f"{where}: got n = {self.n!r}, expected the number of runs, or 0 for what was not run")
+        if self.n == 0:
+            if (self.mean, self.std, self.values) != (None, None, ()) or not self.note.strip():
+                raise UsageError(f"{where}: got n = 0, expected mean and std null, no values, and a note that says why")
+            return
         _require_numbers(where, mean=self.mean, **{f"values[{i}]": v for i, v in enumerate(self.values)})
         if self.n == 1 and self.std is not None:
             raise UsageError(f"{where}: got std = {self.std!r} of a single run, expected null")
@@ -92,6 +96,17 @@ class Row:
         std = stdev(values) if len(values) > 1 else None
         kept = tuple(values) if len(values) <= keep else ()
         return cls(mean=fmean(values), std=std, n=len(values), values=kept, **text)
+
+    @classmethod
+    def not_run(cls, command: str, **text: str) -> Row:
+        """Row of a published number that was not measured.
+
+        Args:
+            command: What to type to measure it.
+            text: Some of the other fields: label, metric, unit, paper.
+        """
+        _require_text(f"row {text.get('label')!r}", command=command)
+        return cls(**{"unit": "", "paper": "", **text}, mean=None, std=None, n=0, seeds="-", note=f"not run: {command}")
 
 
 @dataclass(frozen=True)
@@ -280,7 +295,7 @@ def _render(result: Result) -> str:
             row.label,
             row.metric + (f" ({row.unit})" if row.unit else ""),
             row.paper or "-",
-            f"{mean_std(row.mean, row.std, _digits(row))}, n = {row.n}",
+            f"{mean_std(row.mean, row.std, _digits(row))}, n = {row.n}" if row.n else "not run",
             row.seeds,
             *([row.note] if noted else []),
         ]
@@ -309,6 +324,7 @@ def _digits(row: Row) -> int:
 
 def _pool(rows: Sequence[Row]) -> Row:
     """Mean and standard deviation of all runs from those of the parts: exact, no single values needed."""
+    rows = [row for row in rows if row.n] or rows[:1]
     first = rows[0]
     if len(rows) == 1:
         return first
@@ -319,8 +335,10 @@ def _pool(rows: Sequence[Row]) -> Row:
             "leave out the run folder that repeats them"
         )
     n = sum(row.n for row in rows)
-    mean = sum(row.n * row.mean for row in rows) / n
-    squares = sum((row.n - 1) * (row.std or 0.0) ** 2 + row.n * (row.mean - mean) ** 2 for row in rows)
+    means = [row.mean or 0.0 for row in rows]
+    mean = sum(row.n * one for row, one in zip(rows, means, strict=True)) / n
+    within = sum((row.n - 1) * (row.std or 0.0) ** 2 for row in rows)
+    squares = within + sum(row.n * (one - mean) ** 2 for row, one in zip(rows, means, strict=True))
     values = tuple(value for row in rows for value in row.values)
     return replace(
         first,

@@ -192,13 +192,17 @@ def load_run(folder: Path) -> RunResult:
     return RunResult(folder=folder, histories=histories, **info)
 
 
+_NOT_RUN = {"label", "metric", "unit", "paper", "command"}
+
+
 def summarise_search(run: RunResult) -> Result:
     """The ledger's entry of a search run: a test and a validation row for each strategy.
 
     Args:
         run: A run whose ``ledger`` says name, title, source, reference_protocol, our_protocol and scale, and perhaps
-            notes, ``published``: ``{strategy: {"test": "94.18 ± 0.24", "valid": …}}`` and ``paired``: pairs of
-            strategies whose difference in test accuracy is worth a row.
+            notes, ``published``: ``{strategy: {"test": "94.18 ± 0.24", "valid": …}}``, ``paired``: pairs of
+            strategies whose difference in test accuracy is worth a row, ``not_run``: further published numbers
+            and the commands to measure them, each ``{label, metric, unit, paper, command}``.
 
     Raises:
         UsageError: The run has no place in the ledger, or its entry is incomplete.
@@ -212,11 +216,11 @@ def summarise_search(run: RunResult) -> Result:
         raise UsageError(f"{where}: the search is not finished ({', '.join(unfinished)}); run it to its end first")
     entry = dict(run.ledger)
     published, notes = entry.pop("published", None) or {}, entry.pop("notes", None) or ()
-    pairs = entry.pop("paired", None) or []
+    pairs, others = entry.pop("paired", None) or [], entry.pop("not_run", None) or []
     expected = {"name", "title", "source", "reference_protocol", "our_protocol", "scale"}
     if set(entry) != expected:
         raise UsageError(
-            f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps notes, published, paired"
+            f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps notes, not_run, paired, published"
         )
     unknown = sorted({*published, *(name for pair in pairs for name in pair)} - set(run.histories))
     if unknown:
@@ -236,6 +240,10 @@ def summarise_search(run: RunResult) -> Result:
             note = f"search took {wall:.0f} s" if part == "test" and wall is not None else ""
             rows.append(Row.of(known, label=strategy, metric=metric, unit="%", paper=paper, seeds=seeds, note=note))
     rows += [_difference_row(run, ours, reference) for ours, reference in pairs]
+    for other in others:
+        if not isinstance(other, dict) or not {"label", "metric", "command"} <= set(other) <= _NOT_RUN:
+            raise UsageError(f"{where}: not_run has {other!r}, expected label, metric, command, perhaps unit and paper")
+        rows.append(Row.not_run(**other))
     return Result(
         **entry,
         command=run.command,

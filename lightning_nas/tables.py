@@ -50,14 +50,14 @@ def latex_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def mean_std(mean: float, std: float | None, digits: int = 2) -> str:
+def mean_std(mean: float | None, std: float | None, digits: int = 2) -> str:
     """``94.18 ± 0.24``, without the second part for a single run; a dash when there is no number.
 
     Example:
         >>> mean_std(94.184, 0.2), mean_std(94.184, None), mean_std(float("nan"), None)
         ('94.18 ± 0.20', '94.18', '-')
     """
-    if not math.isfinite(mean):
+    if mean is None or not math.isfinite(mean):
         return "-"
     return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None and math.isfinite(std) else "")
 

@@ -57,7 +57,10 @@ def test_values_are_kept_when_few_and_dropped_when_many():
         ({"mean": "94"}, "got mean = '94'"),
         ({"std": None}, "got std = None"),
         ({"std": math.inf}, "got std = inf"),
-        ({"n": 0}, "got n = 0"),
+        ({"n": -1}, "got n = -1"),
+        ({"n": 0}, "got n = 0, expected mean and std null"),
+        ({"n": 0, "mean": None, "std": None}, "a note that says why"),
+        ({"mean": None}, "got mean = None"),
         ({"n": 1}, "of a single run"),
         ({"values": (1.0,)}, "got 1 values, expected n = 500"),
         ({"values": (math.nan,) * 500}, r"values\[0\] = nan"),
@@ -160,6 +163,20 @@ def test_merge_equals_all_values_at_once():
     assert (whole.seconds, whole.date, whole.commit) == (30.0, "2026-11-22", "abc1234")
     assert merge([results[0], results[2]]).rows[0].values == (*parts[0], *parts[2])
     assert merge(results[:1]) == results[0]
+
+
+def test_what_was_not_run(tmp_path):
+    row = Row.not_run("lightning-nas fit", label="gp", metric="m", paper="2.5")
+    result = replace(RESULT, rows=(ROW, row))
+    assert Result.from_json(result.to_json()) == result
+    write_result(tmp_path, result)
+    assert " | 2.5 " in render_ledger(tmp_path).replace("  ", " ")
+    assert "| not run " in render_ledger(tmp_path)
+    assert "| not run: lightning-nas fit " in render_ledger(tmp_path)
+    measured = replace(row, mean=2.0, n=1, seeds="seed 0", note="")
+    both = merge([replace(RESULT, rows=(row,)), replace(RESULT, rows=(measured,)), replace(RESULT, rows=(row,))])
+    assert both.rows == (measured,)
+    assert merge([replace(RESULT, rows=(row,))] * 2).rows == (row,)
 
 
 def test_merge_refuses_what_does_not_belong_together():

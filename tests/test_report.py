@@ -9,6 +9,7 @@ import torch
 
 from lightning_nas.benchmarks.base import Benchmark
 from lightning_nas.errors import RunFolderError, UsageError
+from lightning_nas.ledger import Row
 from lightning_nas.report import TRIALS, find_runs, load_run, summarise_search, write_search_report, write_trials
 from lightning_nas.search.history import SearchHistory
 from lightning_nas.search.pool import CandidatePool
@@ -328,6 +329,14 @@ def test_ledger_entry_of_a_run(tmp_path, histories):
     assert (result.name, result.seconds, result.notes) == ("pairs/search", 3.0, ("careful",))
 
 
+def test_ledger_entry_with_what_was_not_run(tmp_path, histories):
+    other = {"label": "gp", "metric": "error", "unit": "%", "paper": "2.56 ± 0.05", "command": "lightning-nas fit"}
+    result = summarise_search(
+        load_run(leave_run(tmp_path, histories, num_queries=15, ledger=LEDGER | {"not_run": [other]}))
+    )
+    assert result.rows[-1] == Row("gp", "error", "%", "2.56 ± 0.05", None, None, 0, "-", "not run: lightning-nas fit")
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -335,6 +344,9 @@ def test_ledger_entry_of_a_run(tmp_path, histories):
         ({"name": "x"}, r"got \['name'\], expected"),
         (LEDGER | {"published": {"dngo": {}}}, r"strategies \['dngo'\], expected some of \['random', 'gp'\]"),
         (LEDGER | {"scale": ""}, "got scale = ''"),
+        (LEDGER | {"not_run": [{"label": "full"}]}, r"not_run has \{'label': 'full'\}, expected label, metric, command"),
+        (LEDGER | {"not_run": ["full"]}, "not_run has 'full', expected label"),
+        (LEDGER | {"not_run": [{"label": "x", "metric": "m", "command": ""}]}, "got command = ''"),
     ],
 )
 def test_wrong_ledger_entries(tmp_path, histories, entry, message):
