@@ -106,7 +106,8 @@ class Row:
             text: Some of the other fields: label, metric, unit, paper.
         """
         _require_text(f"row {text.get('label')!r}", command=command)
-        return cls(**{"unit": "", "paper": "", **text}, mean=None, std=None, n=0, seeds="-", note=f"not run: {command}")
+        given: dict[str, Any] = {"unit": "", "paper": "", **text}
+        return cls(**given, mean=None, std=None, n=0, seeds="-", note=f"not run: {command}")
 
 
 @dataclass(frozen=True)

@@ -344,7 +344,7 @@ def test_ledger_entry_with_what_was_not_run(tmp_path, histories):
         ({"name": "x"}, r"got \['name'\], expected"),
         (LEDGER | {"published": {"dngo": {}}}, r"strategies \['dngo'\], expected some of \['random', 'gp'\]"),
         (LEDGER | {"scale": ""}, "got scale = ''"),
-        (LEDGER | {"not_run": [{"label": "full"}]}, r"not_run has \{'label': 'full'\}, expected label, metric, command"),
+        (LEDGER | {"not_run": [{"label": "x"}]}, r"not_run has \{'label': 'x'\}, expected label, metric, command"),
         (LEDGER | {"not_run": ["full"]}, "not_run has 'full', expected label"),
         (LEDGER | {"not_run": [{"label": "x", "metric": "m", "command": ""}]}, "got command = ''"),
     ],

@@ -152,8 +152,8 @@ class LiveBenchmark(Benchmark[A]):
         except Exception as error:
             raise SpaceError(
                 f"the space {self.space.name!r} cannot build a network of {self.network | self.recipe.of_build} for "
-                f"images of shape {self.data.image_shape} ({type(error).__name__}: {error}); expected a 'build' that takes these "
-                "arguments, and not more stages than the image can be halved"
+                f"images of shape {self.data.image_shape} ({type(error).__name__}: {error}); expected a 'build' that "
+                "takes these arguments, and not more stages than the image can be halved"
             ) from error
         self.recipe.check(network)
 

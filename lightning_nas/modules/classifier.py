@@ -62,6 +62,8 @@ class ImageClassifier(LightningModule):
         channels: Width of the network's first stage; default: that of the space's ``build``.
         cells_per_stage: Cells in each stage; default likewise.
         num_stages: Stages; default likewise.
+        stem: What comes before the cells, where a space has a choice: in that of DARTS ``cifar`` keeps the image's
+            size, ``imagenet`` takes an eighth of it; default likewise.
         label_smoothing: Share of the target that is spread over all classes.
         cutout: Side in pixels of the square that is zeroed in every training image; 0 for none, CIFAR-10 has 16.
         drop_path: Probability of dropping an edge of a cell at the end of the training; rises linearly from 0.
@@ -96,6 +98,7 @@ class ImageClassifier(LightningModule):
         channels: int | None = None,
         cells_per_stage: int | None = None,
         num_stages: int | None = None,
+        stem: str | None = None,
         label_smoothing: float = 0.0,
         cutout: int = 0,
         drop_path: float = 0.0,
@@ -117,7 +120,9 @@ class ImageClassifier(LightningModule):
         self.label_smoothing, self.cutout, self.seed = label_smoothing, cutout, seed
         self.drop_path, self.auxiliary_weight = drop_path, auxiliary_weight
         self.optimizer, self.schedule = optimizer, schedule
-        sizes = {"channels": channels, "cells_per_stage": cells_per_stage, "num_stages": num_stages}
+        sizes = {
+            "channels": channels, "cells_per_stage": cells_per_stage, "num_stages": num_stages, "stem": stem,
+        }  # fmt: skip
         with torch.inference_mode(False), torch.enable_grad():  # weights must be trainable wherever they are loaded
             self.network = self._build({name: size for name, size in sizes.items() if size is not None}, num_classes)
             self.val_accuracy, self.test_accuracy = PercentAccuracy(num_classes), PercentAccuracy(num_classes)
@@ -131,7 +136,7 @@ class ImageClassifier(LightningModule):
                 "not negative"
             )
 
-    def _build(self, sizes: dict[str, int], num_classes: int) -> nn.Module:
+    def _build(self, sizes: dict[str, Any], num_classes: int) -> nn.Module:
         """The network, once shown an image; whatever does not fit together is said here, before the work starts."""
         arguments: dict[str, Any] = {**sizes, "num_classes": num_classes, "in_channels": self.image_shape[0]}
         if self.auxiliary_weight:

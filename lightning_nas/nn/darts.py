@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lightning_nas.errors import UsageError
 from lightning_nas.nn.auxiliary import AuxiliaryHead
 from lightning_nas.nn.drop_path import DropPath
 from lightning_nas.nn.operations import ReLUConvBN, Zero
@@ -232,6 +233,8 @@ class GenotypeNetwork(nn.Module):
 
 def _make_stem(stem: Stem, in_channels: int, channels: int) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
     """What makes the first cell's older and newer input, one after the other, and their widths."""
+    if stem not in get_args(Stem):
+        raise UsageError(f"got stem={stem!r}, expected one of {', '.join(get_args(Stem))}")
     if stem == "cifar":
         first = nn.Sequential(_conv3x3(in_channels, 3 * channels), nn.BatchNorm2d(3 * channels))
         return first, nn.Identity(), (3 * channels, 3 * channels)
@@ -297,10 +300,10 @@ def flops_by_operation(
     in_channels, *size = image_shape
     shared = 0
     if stem == "cifar":
-        widths, older_is_larger = (3 * channels, 3 * channels), False
+        widths = 3 * channels, 3 * channels
         shared += (9 * in_channels + per_normalised) * 3 * channels * _area(size)
     else:
-        widths, older_is_larger = (channels, channels), True
+        widths = channels, channels
         for width_in, width_out in ((in_channels, channels // 2), (channels // 2, channels), (channels, channels)):
             size = _half(size)
             shared += (9 * width_in + per_normalised) * width_out * _area(size)

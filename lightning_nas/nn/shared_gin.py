@@ -43,9 +43,7 @@ class SharedGraphs(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Memory of all tensors."""
-        return sum(
-            tensor.nbytes for tensor in (*self.sources, *self.weights, *self.shares, self.vertices, self.sizes)
-        )
+        return sum(tensor.nbytes for tensor in (*self.sources, *self.weights, *self.shares, self.vertices, self.sizes))
 
     def part(self, groups: Tensor | slice, sizes: list[int] | None = None) -> SharedGraphs:
         """Some of the groups, with other numbers of colours (fillers included) if given."""
@@ -148,7 +146,7 @@ class GINShape(NamedTuple):
         """Range of a parameter's first values, or the value itself."""
         last = 7 * self.num_layers
         if number >= last:
-            return self.hidden_dim**-0.5
+            return float(self.hidden_dim**-0.5)
         inputs = self.num_labels if number < 7 else self.hidden_dim
         kinds: list[float | str] = ["zero", inputs**-0.5, "one", "zero", self.hidden_dim**-0.5, "one", "zero"]
         return kinds[number % 7]
@@ -286,7 +284,7 @@ class RunParameters:
         """Views of the parameters, ``(R, …)`` each, to take gradients at; :meth:`step` changes them, too."""
         used = self.values[:, : self.values.shape[1] - self.spare]
         parts = torch.split(used, [prod(shape) for shape in self.shapes], dim=1)
-        views = (part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True))
+        views = (part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True))
         return [view.detach().requires_grad_() for view in views]
 
     def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:

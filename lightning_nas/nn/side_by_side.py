@@ -38,9 +38,7 @@ class SideBySide(nn.Module):
         (True, torch.Size([2, 5, 4]))
     """
 
-    def __init__(
-        self, networks: Sequence[nn.Module], image_shape: tuple[int, int, int], merge: bool = True
-    ) -> None:
+    def __init__(self, networks: Sequence[nn.Module], image_shape: tuple[int, int, int], merge: bool = True) -> None:
         super().__init__()
         self.size = len(networks)
         merge = merge and self.size > 1 and self._can_merge(networks, image_shape)

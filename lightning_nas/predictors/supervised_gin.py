@@ -133,14 +133,14 @@ class SupervisedGIN:
         """Labels, 0 for padding, ``(R, n, V)`` and who hears whom, ``(R, n, V, V)``; nothing where not observed."""
         V, K = self.num_vertices, self._shape(X).num_labels
         X = torch.where(observed[..., None], X, 0.0)
-        one_hot = X[..., : V * K].unflatten(-1, (V, K))
+        one_hot = X[..., : V * K].view(*X.shape[:-1], V, K)
         if not bool(((X == 0) | (X == 1)).all()) or not bool((one_hot.sum(dim=-1) <= 1).all()):
             raise UsageError(
                 "SupervisedGIN: got features that are not the graphs themselves; give the strategy the encoding "
                 "lightning_nas.spaces.encodings.GraphEncoding"
             )
         labels = (one_hot @ torch.arange(1.0, K + 1, dtype=X.dtype)).long()
-        adjacency = X[..., V * K :].unflatten(-1, (V, V)).bool()
+        adjacency = X[..., V * K :].view(*X.shape[:-1], V, V).bool()
         return labels, adjacency | adjacency.mT if self.symmetric else adjacency
 
     def merge(self, points: Tensor) -> SharedGraphs:
@@ -151,7 +151,7 @@ class SupervisedGIN:
 
     def merge_pool(self, points: Tensor) -> SharedGraphs:
         """Graphs of candidates, ``(c, d)``, as one group; remembered, since every query asks for the same ones."""
-        key = blake2b(points.contiguous().numpy(), digest_size=16).digest()
+        key = blake2b(points.contiguous().numpy().data, digest_size=16).digest()
         graphs = self._merged.get(key)
         if graphs is None:
             graphs = self.merge(points[None])
@@ -231,7 +231,7 @@ def _by_size(graphs: SharedGraphs, number: Tensor, targets: Tensor, counted: Ten
     taken = torch.arange(most) % width < number[:, None]
     largest = graphs.sizes.view(runs, most, -1).amax(dim=1)  # (R, layers); empty batches have one colour
     rounded = _SIZES[torch.searchsorted(_SIZES, largest)]
-    kinds, kind = torch.cat([number[:, None], rounded], dim=1).unique(dim=0, return_inverse=True)
+    kinds, kind = torch.cat([number[:, None], rounded], dim=1).unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
     blocks = []
     for which, (_, *sizes) in enumerate(kinds.tolist()):
         chosen = (kind == which).nonzero()[:, 0]

@@ -143,7 +143,7 @@ class DARTSCell(FiniteSpace[Cell]):
     @cached_property
     def _sketches(self) -> Tensor:
         """Of all members, in ascending order."""
-        return _sketch(self.codes).unique()
+        return _sketch(self.codes).unique()  # type: ignore[no-any-return,no-untyped-call]
 
     def neighbors(self, arch: Cell) -> Iterator[Cell]:
         """Every member that is isomorphic to the cell with another operation or another predecessor at one edge.
@@ -163,7 +163,7 @@ class DARTSCell(FiniteSpace[Cell]):
     def neighbor_table(self) -> LongTensor:
         """Indices of every member's neighbours in ascending order, ``(N, K)``, rows padded with -1, K >= 1."""
         rows = []
-        for own in torch.arange(self.num_cells).split(_LOOKED_UP // 68):
+        for own in torch.split(torch.arange(self.num_cells), _LOOKED_UP // 68):
             found = self._neighbor_indices(self.codes[own], own).sort(dim=1).values
             found[:, 1:][found[:, 1:] == found[:, :-1]] = -1  # two edits may lead to one member
             found = found.where(found >= 0, self.num_cells).sort(dim=1).values
@@ -302,7 +302,7 @@ class DARTSNetwork(SearchSpace[Cells]):
     def graph(self, arch: Cells) -> CellGraph:
         """Both cells' graphs as one, the normal cell's vertices first."""
         ops, adjacency = darts_cells.graphs_of(torch.tensor(self.cells(arch)))
-        return CellGraph(ops.flatten(), torch.block_diag(*adjacency))
+        return CellGraph(ops.flatten(), torch.block_diag(*adjacency))  # type: ignore[no-untyped-call]
 
     def from_graph(self, graph: CellGraph) -> Cells:
         """The inverse of :meth:`graph`; raises ``SpaceError`` for any other graph."""
@@ -328,7 +328,7 @@ class DARTSNetwork(SearchSpace[Cells]):
             B architectures -> ``(B, 2D)``.
         """
         codes = torch.tensor([self.cells(arch) for arch in archs])  # (B, 2, 16)
-        return embed(darts_cells.graphs_of(codes.flatten(0, 1))).unflatten(0, (-1, 2)).flatten(1)
+        return embed(darts_cells.graphs_of(codes.flatten(0, 1))).reshape(len(codes), -1)
 
     def build(
         self,
@@ -385,7 +385,7 @@ _LABELS = torch.from_numpy(np.random.default_rng(0).integers(2**62, size=2 + len
 def _sketch(codes: Tensor) -> LongTensor:
     """A number that isomorphic cells share and few others: what every operation reads, ``(…, 16)`` -> ``(…)``."""
     operations = _LABELS[codes[..., ::2].long() + 2]  # (…, 8)
-    blocks = operations.unflatten(-1, (-1, 2)).sum(dim=-1)
+    blocks = operations.view(*operations.shape[:-1], -1, 2).sum(dim=-1)
     outputs = torch.cat([_LABELS[:2].expand(*blocks.shape[:-1], 2), blocks], dim=-1)  # (…, 6)
     mixed = 3 * operations + outputs.gather(-1, codes[..., 1::2].long())
     mixed = (mixed ^ (mixed >> 29)) * -4658895280553007687

@@ -99,7 +99,7 @@ def _labelled(labels: Tensor) -> Tensor:
 
 def sort_blocks(codes: Tensor) -> LongTensor:
     """Cells with the lower predecessor of every block first, ``(…, 16)`` -> the same."""
-    blocks = codes.unflatten(-1, (NUM_BLOCKS, 2, 2))  # (…, block, edge, operation and predecessor)
+    blocks = codes.reshape(*codes.shape[:-1], NUM_BLOCKS, 2, 2)  # (…, block, edge, operation and predecessor)
     swapped = blocks[..., :1, 1:] > blocks[..., 1:, 1:]
     return torch.where(swapped, blocks.flip(-2), blocks).flatten(-3)  # type: ignore[return-value]
 
@@ -137,12 +137,12 @@ def check_cell(space: str, cell: Sequence[int]) -> None:
         cell: The sixteen integers.
     """
     pairs = list(zip(cell[::2], cell[1::2], strict=False))
-    if len(cell) == 2 * NUM_EDGES and all(
+    known = all(
         0 <= operation < len(OPERATIONS) and 0 <= source < 2 + edge // 2
         for edge, (operation, source) in enumerate(pairs)
-    ):  # fmt: skip
-        if all(first < second for first, second in zip(cell[1::4], cell[3::4], strict=True)):
-            return
+    )  # fmt: skip
+    if len(cell) == 2 * NUM_EDGES and known and all(a < b for a, b in zip(cell[1::4], cell[3::4], strict=True)):
+        return
     raise SpaceError(
         f"{space}: got {cell!r:.200}, expected {2 * NUM_EDGES} integers, (operation, predecessor) of the edges of "
         f"blocks 0 to {NUM_BLOCKS - 1}: operations below {len(OPERATIONS)}, predecessors below the block's number + 2, "
@@ -163,9 +163,9 @@ def cell_of(space: str, kind: str, edges: object) -> Cell:
     """
     expected = f"expected {_EXAMPLE}"
     if not isinstance(edges, list | tuple) or len(edges) != NUM_EDGES:
-        number = f"{len(edges)} entries" if isinstance(edges, list | tuple) else f"{edges!r:.50}"
+        found = f"{len(edges)} entries" if isinstance(edges, list | tuple) else f"{edges!r:.50}"
         raise SpaceError(
-            f"{space}: {kind} has {number}, expected {NUM_EDGES} pairs (operation, predecessor): {expected}"
+            f"{space}: {kind} has {found}, expected {NUM_EDGES} pairs (operation, predecessor): {expected}"
         )
     cell: list[int] = []
     for number, edge in enumerate(edges):

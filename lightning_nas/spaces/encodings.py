@@ -88,7 +88,7 @@ class AdjacencyEncoding(Encoding):
     def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
         """Features of some members, ``(n, at most V(V-1)/2 + V*K)``."""
         labels, adjacency = _graphs(self, space, None)
-        row, column = torch.triu_indices(*adjacency.shape[1:], offset=1)
+        row, column = torch.triu_indices(adjacency.shape[1], adjacency.shape[2], offset=1)
         features = torch.cat([adjacency[:, row, column], labels.flatten(1)], dim=1)
         varies = (features != features[0]).any(dim=0)
         return (features if members is None else features[members])[:, varies].float()

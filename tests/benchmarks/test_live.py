@@ -295,11 +295,18 @@ def test_identity_is_what_fixes_the_answers(tmp_path):
         assert make(tmp_path, **change).identity() != identity
 
 
+class Headless(NASBench201):
+    def build(self, arch, auxiliary=False, **network):
+        return super().build(arch, **network)
+
+
 def test_prepare_finds_what_cannot_work(tmp_path):
     with pytest.raises(UsageError, match="num_workers=0"):
         make(tmp_path, workers=0).prepare()
     with pytest.raises(SpaceError, match=r"cannot build a network of.*not more stages"):
         make(tmp_path, num_stages=6).prepare()
+    with pytest.raises(UsageError, match=r"auxiliary_weight=0\.4, expected 0: there is no auxiliary head"):
+        make(tmp_path, space=Headless(), recipe=replace(RECIPE, auxiliary_weight=0.4)).prepare()
     for epochs in (0, 2):
         with pytest.raises(UsageError, match=f"epochs={epochs}, expected 1 to the recipe's 1"):
             make(tmp_path).evaluate([CONV], epochs=epochs)

@@ -24,19 +24,27 @@ from lightning_nas.nn.source import network_source
 
 # The cells of "DARTS, second order" and of arch2vec's two searches, (operation, predecessor).
 DARTS_V2 = (
-    [("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_3x3", 1)]
-    + [("sep_conv_3x3", 1), ("skip_connect", 0), ("skip_connect", 0), ("dil_conv_3x3", 2)],
-    [("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 1)]
-    + [("max_pool_3x3", 0), ("skip_connect", 2), ("skip_connect", 2), ("max_pool_3x3", 1)],
-)
+    [
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 1), ("skip_connect", 0), ("skip_connect", 0), ("dil_conv_3x3", 2),
+    ],
+    [
+        ("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 1),
+        ("max_pool_3x3", 0), ("skip_connect", 2), ("skip_connect", 2), ("max_pool_3x3", 1),
+    ],
+)  # fmt: skip
 ARCH2VEC_RL = (
-    [("sep_conv_3x3", 0), ("dil_conv_3x3", 1), ("max_pool_3x3", 0), ("dil_conv_3x3", 1)]
-    + [("skip_connect", 0), ("sep_conv_3x3", 1), ("dil_conv_5x5", 1), ("sep_conv_3x3", 0)],
-) * 2
+    [
+        ("sep_conv_3x3", 0), ("dil_conv_3x3", 1), ("max_pool_3x3", 0), ("dil_conv_3x3", 1),
+        ("skip_connect", 0), ("sep_conv_3x3", 1), ("dil_conv_5x5", 1), ("sep_conv_3x3", 0),
+    ],
+) * 2  # fmt: skip
 ARCH2VEC_BO = (
-    [("sep_conv_5x5", 1), ("max_pool_3x3", 0), ("skip_connect", 0), ("dil_conv_3x3", 1)]
-    + [("sep_conv_5x5", 1), ("sep_conv_3x3", 0), ("dil_conv_5x5", 2), ("sep_conv_3x3", 0)],
-) * 2
+    [
+        ("sep_conv_5x5", 1), ("max_pool_3x3", 0), ("skip_connect", 0), ("dil_conv_3x3", 1),
+        ("sep_conv_5x5", 1), ("sep_conv_3x3", 0), ("dil_conv_5x5", 2), ("sep_conv_3x3", 0),
+    ],
+) * 2  # fmt: skip
 
 
 def random_cell(rng, operations=OPERATIONS):

@@ -162,8 +162,16 @@ def test_a_diverging_training_is_an_error():
 @pytest.mark.parametrize(
     "change",
     [
-        {"epochs": 0}, {"batch_size": 1}, {"shift": -1}, {"test_shift": -1}, {"schedule": "x"}, {"optimizer": "x"},
-        {"cutout": -1}, {"drop_path": 1.0}, {"auxiliary_weight": -0.1}, {"gradient_clip": -1.0},
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"shift": -1},
+        {"test_shift": -1},
+        {"schedule": "x"},
+        {"optimizer": "x"},
+        {"cutout": -1},
+        {"drop_path": 1.0},
+        {"auxiliary_weight": -0.1},
+        {"gradient_clip": -1.0},
     ],
 )
 def test_recipes_out_of_range(change):
@@ -333,9 +341,9 @@ def test_squares_are_cut_out_of_training_images_alone():
 
 
 def test_what_a_network_lacks_is_said():
-    with pytest.raises(UsageError, match="auxiliary_weight=0.4, expected 0"):
+    with pytest.raises(UsageError, match=r"auxiliary_weight=0\.4, expected 0"):
         training(replace(QUICK, auxiliary_weight=0.4))
-    with pytest.raises(UsageError, match="drop_path=0.1, expected 0"):
+    with pytest.raises(UsageError, match=r"drop_path=0\.1, expected 0"):
         training(replace(QUICK, drop_path=0.1))
 
 

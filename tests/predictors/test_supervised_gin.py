@@ -223,7 +223,7 @@ def test_candidates_are_remembered_but_not_mistaken(data):
 
 
 def test_memory_of_candidates_is_bounded(data, monkeypatch):
-    X, y, points = data
+    points = data[2]
     surrogate = SupervisedGIN(**SMALL)
     size = surrogate.merge(points[None, :10]).nbytes
     monkeypatch.setattr(supervised_gin, "_REMEMBERED", 3 * size)

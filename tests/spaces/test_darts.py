@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_nas import export
 from lightning_nas.benchmarks.job import TrainingJob
 from lightning_nas.benchmarks.store import ResultKey
-from lightning_nas.errors import SpaceError
+from lightning_nas.errors import SpaceError, UsageError
 from lightning_nas.modules.classifier import ImageClassifier
 from lightning_nas.nn.complexity import count_flops, count_parameters
 from lightning_nas.nn.darts import OPERATIONS
@@ -107,7 +107,7 @@ def test_the_count_is_that_of_the_network_built():
         normalised = []
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.register_forward_hook(lambda _, __, output: normalised.append(output[0].numel()))
+                module.register_forward_hook(lambda _, __, output, seen=normalised: seen.append(output[0].numel()))
         counted = count_flops(network, (3, 224, 224))
         assert SPACE.flops(arch) == counted + 2 * sum(normalised)
         assert imagenet_flops(torch.tensor([arch, arch])).tolist() == [SPACE.flops(arch)] * 2
@@ -228,7 +228,6 @@ def test_edits_are_all_cells_that_differ_at_one_edge():
             new[2 * block : 2 * block + 2] = sorted([(operation, source), other], key=lambda e: e[1])
             expected.add(tuple(itertools.chain(*new)))
     assert set(map(tuple, edits(torch.tensor(arch)).tolist())) == expected
-
 
 
 @pytest.fixture
@@ -474,3 +473,24 @@ def test_live_training():
     results = TrainingJob(SPACE, network, data, recipe, num_seeds=2).run(ResultKey(SPACE.name, BO, "r", 0, 1))
     assert [result.error for result in results] == [None, None]
     assert results[0].params == count_parameters(SPACE.build(SPACE.parse(BO), **network))
+
+
+def test_live_training_by_the_recipe_of_darts():
+    stripes = Stripes()
+    stripes.setup("fit")
+    data = TrainingData(*(getattr(stripes, n) for n in ("train", "valid", "test", "mean", "std")))
+    network = {"channels": 4, "cells_per_stage": 0, "num_stages": 2, "num_classes": 4, "in_channels": 1}
+    more = {"cutout": 2, "drop_path": 0.2, "auxiliary_weight": 0.4, "gradient_clip": 5.0}
+    recipe = TrainingRecipe(epochs=1, batch_size=16, learning_rate=0.1, test_shift=0, **more)
+    (result,) = TrainingJob(SPACE, network, data, recipe).run(ResultKey(SPACE.name, BO, "r", 0, 1))
+    assert result.error is None
+    assert result.params == count_parameters(SPACE.build(SPACE.parse(BO), **network))  # without the auxiliary head
+
+
+def test_retraining_for_imagenet():
+    sizes = {"channels": 4, "cells_per_stage": 0, "num_stages": 2}
+    module = ImageClassifier(SPACE, BO, 3, (1, 32, 32), **sizes, stem="imagenet")
+    assert module.network.second_stem(module.network.stem(torch.zeros(2, 1, 32, 32))).shape == (2, 4, 4, 4)
+    assert module.hparams["stem"] == "imagenet"
+    with pytest.raises(UsageError, match="got stem='mnist', expected one of cifar, imagenet"):
+        ImageClassifier(SPACE, BO, 3, (1, 32, 32), **sizes, stem="mnist")
