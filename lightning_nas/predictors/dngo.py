@@ -10,7 +10,10 @@ from botorch.models.model import Model
 from torch import Tensor
 
 from lightning_nas.errors import UsageError
-from lightning_nas.predictors.surrogate import RunModel, standardise
+from lightning_nas.predictors.surrogate import LinearModel, select_by_evidence, standardise
+
+_CACHED = 120_000  # features of the evaluations trained at a time, a few of which fit a processor's cache
+_WINDOW = 1000  # candidates scored at a time, for the same reason
 
 
 class DNGO:
@@ -29,9 +32,9 @@ class DNGO:
 
     def __init__(
         self,
-        hidden_size: int = 128,
-        num_steps: int = 100,
-        learning_rate: float = 0.01,
+        hidden_size: int = 64,
+        num_steps: int = 50,
+        learning_rate: float = 0.02,
         noises: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1),
         signals: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1000.0),
     ) -> None:
@@ -49,10 +52,16 @@ class DNGO:
     def fit(self, X: Tensor, y: Tensor, observed: Tensor, seeds: Tensor) -> Model:
         """Condition on the evaluations so far (see :class:`~lightning_nas.search.bayesian.Surrogate`)."""
         target, location, scale = standardise(y, observed)
-        weight, bias = self._train_features(X, target.to(X.dtype), observed.to(X.dtype), seeds)
+        parts = torch.arange(len(X)).split(max(1, _CACHED // (X.shape[1] * self.hidden_size)))
+        trained = [
+            self._train_features(X[runs], target[runs].to(X.dtype), observed[runs].to(X.dtype), seeds[runs])
+            for runs in parts
+        ]
+        weight, bias = (torch.cat(found) for found in zip(*trained, strict=True))
         features = torch.tanh(torch.baddbmm(bias, X, weight)) * observed[..., None]  # (R, n, H)
-        prior, noise = self._select(features.double(), target, observed)
-        return DNGOModel(location.to(X.dtype), scale.to(X.dtype), weight, bias, features, target, prior, noise)
+        priors = tuple(signal / self.hidden_size for signal in self.signals)
+        prior, noise = select_by_evidence(features.double(), target, observed, priors, self.noises)
+        return DNGOModel(location.to(X.dtype), scale.to(X.dtype), features, target, prior, noise, weight, bias)
 
     def _initial(self, X: Tensor, seeds: Tensor) -> list[Tensor]:
         inputs, hidden = X.shape[-1], self.hidden_size
@@ -68,105 +77,91 @@ class DNGO:
 
     def _train_features(self, X: Tensor, target: Tensor, observed: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
         """Minimise the squared error with Adam; returns the first layer, ``(R, d, H)`` and ``(R, 1, H)``."""
-        parameters = self._initial(X, seeds)
+        weight, bias, readout, offset = self._initial(X, seeds)
+        inputs = torch.cat([X, torch.ones_like(X[..., :1])], dim=2)  # the bias is one more weight
+        parameters = [torch.cat([weight, bias], dim=1), readout, offset]
         first = [torch.zeros_like(p) for p in parameters]
         second = [torch.zeros_like(p) for p in parameters]
-        share = (observed / observed.sum(dim=1, keepdim=True).clamp_min(1))[..., None]  # (R, n, 1)
+        share = 2.0 * (observed / observed.sum(dim=1, keepdim=True).clamp_min(1))[..., None]  # (R, n, 1)
         beta1, beta2 = 0.9, 0.999
         for step in range(1, self.num_steps + 1):
-            weight, bias, readout, offset = parameters
-            features = torch.tanh(torch.baddbmm(bias, X, weight))  # (R, n, H)
-            error = (torch.baddbmm(offset, features, readout) - target[..., None]) * share * 2.0  # (R, n, 1)
-            backward = error * readout.mT * (1.0 - features.square())  # (R, n, H)
-            gradients = [
-                X.mT @ backward,
-                backward.sum(1, keepdim=True),
-                features.mT @ error,
-                error.sum(1, keepdim=True),
-            ]
+            gradients = _gradients(inputs, target, share, parameters)
             torch._foreach_lerp_(first, gradients, 1.0 - beta1)
             torch._foreach_mul_(second, beta2)
             torch._foreach_addcmul_(second, gradients, gradients, 1.0 - beta2)
+            # The bias corrections as one factor of the step and one of epsilon: a division of all numbers less.
+            correction = math.sqrt(1.0 - beta2**step)
             size = torch._foreach_sqrt(second)
-            torch._foreach_div_(size, math.sqrt(1.0 - beta2**step))
-            torch._foreach_add_(size, 1e-8)
-            torch._foreach_addcdiv_(parameters, first, size, -self.learning_rate / (1.0 - beta1**step))
-        return parameters[0], parameters[1]
-
-    def _select(self, features: Tensor, target: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """Prior variance of the weights and noise with the highest evidence, two of ``(R,)``."""
-        # One eigendecomposition of the n x n Gram matrix serves the whole grid (n is below H for most of a search).
-        eigenvalues, eigenvectors = torch.linalg.eigh(features @ features.mT)  # (R, n)
-        projected = (eigenvectors.mT @ target[..., None])[..., 0].square()
-        prior = features.new_tensor(self.signals) / self.hidden_size
-        noise = features.new_tensor(self.noises)
-        spectrum = prior[:, None, None, None] * eigenvalues.clamp_min(0.0) + noise[:, None, None]  # (S, Q, R, n)
-        idle = (~observed).sum(dim=1)  # rows that were not observed are zero: each adds log(noise), taken out again
-        evidence = -0.5 * ((projected / spectrum).sum(-1) + spectrum.log().sum(-1) - noise.log()[:, None] * idle)
-        best = evidence.flatten(0, 1).argmax(dim=0)
-        return prior[best // len(noise)], noise[best % len(noise)]
+            torch._foreach_add_(size, 1e-8 * correction)
+            torch._foreach_addcdiv_(parameters, first, size, -self.learning_rate * correction / (1.0 - beta1**step))
+        return parameters[0][:, :-1].contiguous(), parameters[0][:, -1:].contiguous()
 
 
-class DNGOModel(RunModel):
+def _gradients(inputs: Tensor, target: Tensor, share: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """Of every run's squared error weighted by half of ``share``; inputs ``(R, n, d + 1)`` end with a one."""
+    weight, readout, offset = parameters
+    features = torch.bmm(inputs, weight).tanh_()  # (R, n, H)
+    error = (torch.baddbmm(offset, features, readout) - target[..., None]) * share  # (R, n, 1)
+    backward = torch.ops.aten.tanh_backward(error * readout.mT, features)  # (R, n, H)
+    return [inputs.mT @ backward, features.mT @ error, error.sum(1, keepdim=True)]
+
+
+class DNGOModel(LinearModel):
     """Posterior of R Bayesian linear regressions on tanh features.
 
     Args:
         location: Mean of the scores, ``(R,)``.
         scale: Standard deviation of the scores, ``(R,)``.
-        weight: First layer, ``(R, d, H)``.
-        bias: First layer, ``(R, 1, H)``.
         features: Features of the evaluations, zero where not observed, ``(R, n, H)``.
         target: Standardised scores, zero where not observed, ``(R, n)`` float64.
         prior: Prior variance of the weights, ``(R,)`` float64.
         noise: Noise variance, ``(R,)`` float64.
+        weight: First layer, ``(R, d, H)``.
+        bias: First layer, ``(R, 1, H)``.
     """
+
+    numbers_per_candidate = 8  # what an acquisition function holds at a time for each; the features come run by run
 
     def __init__(
         self,
         location: Tensor,
         scale: Tensor,
-        weight: Tensor,
-        bias: Tensor,
         features: Tensor,
         target: Tensor,
         prior: Tensor,
         noise: Tensor,
+        weight: Tensor,
+        bias: Tensor,
     ) -> None:
-        super().__init__(location, scale)
-        self.weight, self.bias, self.prior = weight, bias, prior.to(weight.dtype)
-        self.hyperparameters = prior, noise
-        # Conditioning in the space of the n evaluations: n <= H halves the work of scoring the pool.
-        exact = features.double()
-        gram = prior[:, None, None] * (exact @ exact.mT) + torch.diag_embed(noise[:, None].expand_as(target))
-        factor = torch.linalg.cholesky(gram)
-        solved = torch.linalg.solve_triangular(factor, exact, upper=False)  # L^-1 Phi, (R, n, H)
-        residual = torch.linalg.solve_triangular(factor, target[..., None], upper=False)
-        self.readout = (prior[:, None, None] * (solved.mT @ residual)).to(weight.dtype)  # (R, H, 1)
-        self.whitener = (prior[:, None, None] * solved).to(weight.dtype)
+        super().__init__(location, scale, features, target, prior, noise)
+        self.weight, self.bias = weight, bias
 
     def condition(self, X: Tensor, y: Tensor, observed: Tensor) -> DNGOModel:
         """The same networks, prior and noise with other evaluations."""
         target, location, scale = standardise(y, observed)
-        features = self._features(X) * observed[..., None]
+        features = self.features(X) * observed[..., None]
         return DNGOModel(
-            location.to(X.dtype), scale.to(X.dtype), self.weight, self.bias, features, target, *self.hyperparameters
+            location.to(X.dtype), scale.to(X.dtype), features, target, *self.hyperparameters, self.weight, self.bias
         )
 
-    def _features(self, points: Tensor) -> Tensor:
+    def features(self, points: Tensor) -> Tensor:
+        """Features of q candidates of every run, ``(R, q, d)`` -> ``(R, q, H)``."""
         return torch.tanh(torch.baddbmm(self.bias, points, self.weight))
 
     def marginal(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of c candidates, ``(c, d)`` or ``(R, c, d)`` -> two of ``(R, c)``, standardised."""
-        # Candidates on the last axis: every product and reduction below then runs over contiguous memory.
-        features = torch.baddbmm(self.bias.mT, self.weight.mT, points.mT.expand(len(self.weight), -1, -1)).tanh_()
-        mean = (self.readout.mT @ features)[:, 0]
-        explained = (self.whitener @ features).square_().sum(dim=1)
-        prior = features.square_().sum(dim=1) * self.prior[:, None]
-        return mean, (prior - explained).clamp_min_(1e-6)
-
-    def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of q candidates: ``(R, q, d)`` -> ``(R, q)`` and ``(R, q, q)``, standardised."""
-        features = self._features(points)  # (R, q, H)
-        whitened = features @ self.whitener.mT
-        covariance = self.prior[:, None, None] * (features @ features.mT) - whitened @ whitened.mT
-        return (features @ self.readout)[..., 0], covariance
+        # One run and few candidates at a time: all that they need stays in the processor's cache. Candidates on the
+        # last axis, so that every product and sum runs over contiguous memory.
+        runs, candidates = len(self.weight), points.shape[-2]
+        mean, variance = points.new_empty(2, runs, candidates)
+        rows = torch.cat([self.root, self.readout.mT], dim=1)  # (R, H + 1, H)
+        weight, bias = self.weight.mT.contiguous(), self.bias.mT.contiguous()
+        for start in range(0, candidates, _WINDOW):
+            window = slice(start, start + _WINDOW)
+            inputs = points[..., window, :].mT.contiguous().expand(runs, -1, -1)  # (R, d, c)
+            for run in range(runs):
+                features = torch.addmm(bias[run], weight[run], inputs[run]).tanh_()  # (H, c)
+                image = rows[run] @ features  # (H + 1, c)
+                mean[run, window] = image[-1]
+                torch.sum(image[:-1].square_(), dim=0, out=variance[run, window])
+        return mean, variance.clamp_min_(1e-6)

@@ -126,15 +126,13 @@ class LinearModel(RunModel):
     ) -> None:
         super().__init__(location, scale)
         self.hyperparameters = prior, noise
-        self.prior = prior.to(features.dtype)
-        # Conditioning in the space of the n evaluations: n <= H halves the work of scoring the pool.
+        # In the space of the weights: their covariance is root^T root, so that no variance is a small difference.
         exact = features.double()
-        gram = prior[:, None, None] * (exact @ exact.mT) + torch.diag_embed(noise[:, None].expand_as(target))
-        factor = torch.linalg.cholesky(gram)
-        solved = torch.linalg.solve_triangular(factor, exact, upper=False)  # L^-1 Phi, (R, n, H)
-        residual = torch.linalg.solve_triangular(factor, target[..., None], upper=False)
-        self.readout = (prior[:, None, None] * (solved.mT @ residual)).to(features.dtype)  # (R, H, 1)
-        self.whitener = (prior[:, None, None] * solved).to(features.dtype)
+        unit = torch.eye(exact.shape[2], dtype=exact.dtype, device=exact.device)
+        precision = exact.mT @ exact / noise[:, None, None] + unit / prior[:, None, None]
+        root = torch.linalg.solve_triangular(torch.linalg.cholesky(precision), unit, upper=False)  # (R, H, H)
+        mean = root.mT @ (root @ (exact.mT @ target[..., None])) / noise[:, None, None]
+        self.root, self.readout = root.to(features.dtype), mean.to(features.dtype)  # (R, H, H), (R, H, 1)
 
     def features(self, points: Tensor) -> Tensor:
         """Features of q candidates of every run, ``(R, q, d)`` -> ``(R, q, H)``."""
@@ -148,13 +146,10 @@ class LinearModel(RunModel):
         """Mean and variance of c candidates, ``(c, d)`` or ``(R, c, d)`` -> two of ``(R, c)``, standardised."""
         features = self.pool_features(points)
         mean = (self.readout.mT @ features)[:, 0]
-        explained = (self.whitener @ features).square_().sum(dim=1)
-        prior = features.square().sum(dim=1) * self.prior[:, None]
-        return mean, (prior - explained).clamp_min_(1e-6)
+        return mean, (self.root @ features).square_().sum(dim=1).clamp_min_(1e-6)
 
     def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and covariance of q candidates: ``(R, q, d)`` -> ``(R, q)`` and ``(R, q, q)``, standardised."""
         features = self.features(points)  # (R, q, H)
-        whitened = features @ self.whitener.mT
-        covariance = self.prior[:, None, None] * (features @ features.mT) - whitened @ whitened.mT
-        return (features @ self.readout)[..., 0], covariance
+        whitened = features @ self.root.mT
+        return (features @ self.readout)[..., 0], whitened @ whitened.mT

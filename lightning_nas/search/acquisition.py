@@ -57,7 +57,8 @@ class AnalyticAcquisition(Acquisition):
     ``optimize_acqf_discrete`` assumes one run, so the chunked maximum is done here.
 
     Args:
-        block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory.
+        block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory. A model that
+            needs less memory says so.
     """
 
     def __init__(self, block_size: int = 2_000_000) -> None:
@@ -111,7 +112,9 @@ class AnalyticAcquisition(Acquisition):
         runs = len(best)
         score = self.function(model, best[:, None])
         inputs = features[:, None].expand(-1, runs, -1) if features.dim() == 2 else features.transpose(0, 1)
-        blocks = torch.split(inputs, max(1, self.block_size // (runs * evaluations)))
+        # A model that scores one run after the other holds less than the usual number for each evaluation.
+        numbers = getattr(model, "numbers_per_candidate", evaluations)
+        blocks = torch.split(inputs, max(1, self.block_size // (runs * numbers)))
         return torch.cat([score(points[:, :, None]).T for points in blocks], dim=1)
 
 
@@ -129,7 +132,8 @@ class EI(AnalyticAcquisition):
     Args:
         incumbent: Score to improve on, in percent, the same throughout; the code of arXiv 2006.06936 fixes it at 100
             for NAS-Bench-201. None for the best score seen in each run.
-        block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory.
+        block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory. A model that
+            needs less memory says so.
     """
 
     def __init__(self, incumbent: float | None = None, block_size: int = 2_000_000) -> None:
@@ -147,7 +151,8 @@ class UCB(AnalyticAcquisition):
 
     Args:
         beta: Weight of the variance; larger explores more.
-        block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory.
+        block_size: Candidates times evaluations (summed over runs) scored at a time; bounds memory. A model that
+            needs less memory says so.
     """
 
     def __init__(self, beta: float = 2.0, block_size: int = 2_000_000) -> None:

@@ -115,12 +115,12 @@ def dngo_of_one_run(features: torch.Tensor, tried: torch.Tensor, y: torch.Tensor
     return int(value.argmax())
 
 
-def published_dngo(features: torch.Tensor, tried: torch.Tensor, y: torch.Tensor, settings: DNGO) -> int:
-    """One query of one run with many small steps and a search by Nelder-Mead."""
-    X, hidden = features[tried], settings.hidden_size
+def published_dngo(features: torch.Tensor, tried: torch.Tensor, y: torch.Tensor, _: DNGO) -> int:
+    """One query of one run with many small steps and a search by Nelder-Mead, in the published sizes."""
+    X, hidden = features[tried], 128
     body = nn.Sequential(nn.Linear(X.shape[1], hidden), nn.Tanh())
     network = nn.Sequential(body, nn.Linear(hidden, 1))
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for _ in range(100):
         for batch in torch.randperm(len(X))[: len(X) // 10 * 10].split(10):
             optimizer.zero_grad()

@@ -5,8 +5,9 @@ from scipy.stats import multivariate_normal
 from torch import nn
 
 from lightning_nas.errors import UsageError
+from lightning_nas.predictors import dngo
 from lightning_nas.predictors.dngo import DNGO
-from lightning_nas.predictors.surrogate import standardise
+from lightning_nas.predictors.surrogate import select_by_evidence, standardise
 
 R, N, D, M = 3, 10, 4, 7
 SEEDS = torch.tensor([0.11, 0.52, 0.93], dtype=torch.float64)
@@ -49,18 +50,19 @@ def test_gradients_equal_autograd(data, monkeypatch, hide):
     X, y, _ = data
     observed, target = masked(X, y, hide)
     found = []
-    lerp = torch._foreach_lerp_
-    monkeypatch.setattr(torch, "_foreach_lerp_", lambda a, b, w: (found.append([g.clone() for g in b]), lerp(a, b, w)))
+    gradients_of = dngo._gradients
+    monkeypatch.setattr(dngo, "_gradients", lambda *given: found.append(gradients_of(*given)) or found[-1])
     surrogate = DNGO(hidden_size=6, num_steps=1)
     surrogate._train_features(X, target, observed.double(), SEEDS)
-    (gradients,) = found
+    ((first, readout, offset),) = found
     for run in range(R):
         model = network(surrogate, X, run)
         rows = observed[run]
         nn.functional.mse_loss(model(X[run, rows])[:, 0], target[run, rows]).backward()
-        expected = [model[0].weight.grad.T, model[0].bias.grad[None], model[2].weight.grad.T, model[2].bias.grad[None]]
-        for one, other in zip(gradients, expected, strict=True):
-            np.testing.assert_allclose(one[run], other, atol=1e-12)
+        expected = torch.cat([model[0].weight.grad.T, model[0].bias.grad[None]])
+        np.testing.assert_allclose(first[run], expected, atol=1e-12)
+        np.testing.assert_allclose(readout[run], model[2].weight.grad.T, atol=1e-12)
+        np.testing.assert_allclose(offset[run, 0], model[2].bias.grad, atol=1e-12)
 
 
 @pytest.mark.parametrize("hide", [[], HIDE])
@@ -148,7 +150,8 @@ def test_prior_and_noise_maximise_the_evidence(hidden_size, hide):
         features = np.tanh(rng.normal(size=(R, N, hidden_size))) * observed.numpy()[..., None]
         y = features @ rng.normal(size=(hidden_size, 1)) + noise * rng.normal(size=(R, N, 1))
         target, _, _ = standardise(torch.from_numpy(y[..., 0]), observed)
-        prior, share = surrogate._select(torch.from_numpy(features), target, observed)
+        priors = tuple(signal / hidden_size for signal in surrogate.signals)
+        prior, share = select_by_evidence(torch.from_numpy(features), target, observed, priors, surrogate.noises)
         for run in range(R):
             rows = observed[run].numpy()
             table = evidences(surrogate, features[run, rows], target[run].numpy()[rows])
@@ -170,13 +173,18 @@ def test_what_is_not_observed_leaves_no_trace(data):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
 
 
-def test_marginal_is_the_diagonal_of_joint(data):
+def test_marginal_is_the_diagonal_of_joint(data, monkeypatch):
+    monkeypatch.setattr(dngo, "_WINDOW", 3)
     X, y, points = data
     model = DNGO(hidden_size=16, num_steps=10).fit(X, y, everything(X), SEEDS)
     mean, variance = model.marginal(points)
     joint_mean, covariance = model.joint(points.expand(R, -1, -1))
     np.testing.assert_allclose(mean, joint_mean, atol=1e-10)
     np.testing.assert_allclose(variance, covariance.diagonal(dim1=1, dim2=2), rtol=1e-6, atol=1e-9)
+    own = torch.stack([points.roll(run, dims=0) for run in range(R)])  # other candidates for every run
+    for shared, each in zip((mean, variance), model.marginal(own), strict=True):
+        for run in range(R):
+            np.testing.assert_allclose(each[run], shared[run].roll(run), atol=1e-10)
 
 
 def test_fits_what_it_saw(data):
@@ -208,9 +216,11 @@ def test_nothing_observed(data):
     assert torch.isfinite(variance).all()
 
 
-def test_runs_do_not_mix_and_seeds_matter(data):
+@pytest.mark.parametrize("cached", [1, 2 * N * 16, 10**6])
+def test_runs_do_not_mix_and_seeds_matter(data, monkeypatch, cached):
     X, y, points = data
     surrogate = DNGO(hidden_size=16, num_steps=10)
+    monkeypatch.setattr(dngo, "_CACHED", cached)
     together = surrogate.fit(X, y, everything(X), SEEDS).marginal(points)
     for run in range(R):
         part = slice(run, run + 1)
