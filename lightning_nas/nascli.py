@@ -170,6 +170,8 @@ class NASCLI(LightningCLI):
                 f"{self.subcommand} --ckpt_path {given}: there is no such file; "
                 "'last' continues with what fit left in the run folder"
             )
+        if not keyword and (last := Path(given) / "checkpoints" / "last.ckpt").exists():
+            self.config[self.subcommand].ckpt_path = str(last)  # another run folder stands for what fit left in it
 
     def _use_last_checkpoint(self) -> None:
         """Measure what ``fit`` left in the run folder rather than random weights, unless told otherwise."""

@@ -36,7 +36,7 @@ class NASTrainer(Trainer):
             model: The trained module.
             datamodule: The space to embed and search.
             ckpt_path: Checkpoint of the trained module; ``last`` or nothing for ``checkpoints/last.ckpt`` in the run
-                folder, where ``fit`` leaves it.
+                folder, where ``fit`` leaves it. On the command line another run folder stands for the one in it.
             weights_only: Load nothing but weights and primitives from the checkpoint (safe for foreign files).
         """
         searches: list[Any] = [callback for callback in self.callbacks if isinstance(callback, SearchCallback)]  # type: ignore[attr-defined]

@@ -211,6 +211,12 @@ def test_the_saved_configuration_serves_every_verb(finished, project, verb):
     assert (project.run_dir / f"{verb}_config.yaml").exists()
 
 
+def test_another_run_folder_stands_for_its_checkpoint(finished, project):
+    project.main("search", "--ckpt_path", finished.run_dir, config=finished.run_dir / "config.yaml")
+    ours, theirs = ((folder / "trials.csv").read_text() for folder in (project.run_dir, finished.run_dir))
+    assert ours == theirs
+
+
 def test_continue_for_more_epochs(finished, project):
     config = project.write("train.yaml", change=lambda c: c["trainer"].pop("callbacks"))
     project.main("fit", "--trainer.max_epochs", "1", config=config)
