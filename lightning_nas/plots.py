@@ -270,7 +270,8 @@ def _lines(ax: Axes, points: Mapping[str, np.ndarray], runs: Mapping[str, np.nda
         color, dash = _look(number)
         count = int((~np.isnan(values)).any(axis=1).sum())
         # An incumbent stays until there is a better one: there is something between two points of time, not of queries.
-        drawn, band = ("steps-post", "post") if steps else ("default", None)
+        drawn: Literal["steps-post", "default"] = "steps-post" if steps else "default"
+        band: Literal["post"] | None = "post" if steps else None
         ax.plot(spent, median, color=color, linestyle=dash, label=_label(name, count), zorder=3, drawstyle=drawn)
         if count > 1:
             ax.fill_between(spent, low, high, color=color, alpha=0.15, linewidth=0, step=band)

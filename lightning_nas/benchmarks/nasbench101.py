@@ -192,10 +192,10 @@ def _graphs(trainings: Trainings, space: NASBench101, source: Path) -> tuple[np.
             )
     for count in np.unique(vertices).tolist():
         chosen = np.flatnonzero(vertices == count)
-        labels = [codes[label] for place in chosen.tolist() for label in trainings.operations[place]]
-        ops[chosen, :count] = np.array(labels).reshape(-1, count)
-        arcs = "".join(trainings.adjacency[place] for place in chosen.tolist()).encode()
-        adjacency[chosen, :count, :count] = np.frombuffer(arcs, np.uint8).reshape(-1, count, count) == ord("1")
+        numbers = [codes[label] for place in chosen.tolist() for label in trainings.operations[place]]
+        ops[chosen, :count] = np.array(numbers).reshape(-1, count)
+        digits = "".join(trainings.adjacency[place] for place in chosen.tolist()).encode()
+        adjacency[chosen, :count, :count] = np.frombuffer(digits, np.uint8).reshape(-1, count, count) == ord("1")
     return ops, adjacency
 
 

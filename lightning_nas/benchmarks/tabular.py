@@ -60,7 +60,7 @@ class TabularBenchmark(Benchmark[A]):
         if members is not None:
             self.members = torch.from_numpy(members)  # type: ignore[assignment]
             self._row = torch.full((len(space),), -1)
-            self._row[self.members] = torch.arange(len(members))  # type: ignore[index]
+            self._row[self.members] = torch.arange(len(members))
         # By name and source rather than by path, so that a search resumes when the table has moved.
         self._identity = {
             "benchmark": "tabular", "space": space.name, "table": path.stem, "source": self.table.meta.get("md5"),

@@ -32,10 +32,11 @@ class CandidatePool(Generic[A]):
         self.members: LongTensor = torch.arange(len(space)) if members is None else members  # type: ignore[assignment]
         self.embeddings = embeddings
         self._features: dict[int, tuple[Encoding | None, Tensor]] = {}
-        if members is not None and (len(members.unique()) < len(members) or not _all_below(members, len(space))):
+        distinct = len(torch.unique(self.members)) if self._part else len(self)
+        if distinct < len(self) or not _all_below(self.members, len(space)):
             raise SearchStateError(
-                f"pool: got {len(members)} members, of which {len(members.unique())} are distinct, from "
-                f"{int(members.min())} to {int(members.max())}; expected distinct indices from 0 to {len(space) - 1}"
+                f"pool: got {len(self)} members, of which {distinct} are distinct, from {int(self.members.min())} to "
+                f"{int(self.members.max())}; expected distinct indices from 0 to {len(space) - 1}"
             )
         if embeddings is not None and len(embeddings) != len(self.members):
             raise SearchStateError(f"pool: got {len(embeddings)} embeddings for {len(self.members)} candidates")

@@ -116,6 +116,18 @@ def test_an_encoding_that_is_not_to_be_scaled(tiny):
     assert torch.equal(features, OneHotEncoding().encode(tiny)[part])
 
 
+def test_of_a_part_only_members_are_encoded(tiny):
+    class Recorded(OneHotEncoding):
+        def encode_members(self, space, members):
+            asked.append(members)
+            return super().encode_members(space, members)
+
+    asked, part = [], torch.tensor([5, 3, 80])
+    assert CandidatePool(tiny, part).features(Recorded()).shape == (3, 12)
+    assert CandidatePool(tiny).features(Recorded()).shape == (81, 12)
+    assert asked == [part, None]
+
+
 @pytest.mark.parametrize("members", [[1, 2, 1], [0, 81], [-1, 3]])
 def test_members_are_distinct_indices_of_the_space(tiny, members):
     with pytest.raises(SearchStateError, match=r"expected distinct indices from 0 to 80"):
