@@ -197,7 +197,7 @@ def density_panels(
     high = max(max(float(truth.max()), float(np.quantile(guess, 0.99))) for truth, guess in panels.values())
     high += 0.02 * (high - low)
     with style():
-        figure = styled(2.45 * len(panels) + 0.7, 3.1)
+        figure = styled(2.45 * len(panels) + 0.7, 2.85)
         axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True, sharex=True))
         drawn = []
         for ax, (title, (truth, guess)), text in zip(axes, panels.items(), notes, strict=True):
@@ -289,11 +289,11 @@ def map_figure(places: np.ndarray, scores: np.ndarray, squares: np.ndarray, head
         figure = styled(7.2, 3.4)
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         colours = {"cmap": "viridis", "vmin": low, "vmax": high}
-        size = float(np.clip(12_000 / len(scores), 1.0, 14.0))
+        size = float(np.clip(30_000 / len(scores), 1.0, 14.0))
         left.scatter(*places[order].T, c=scores[order], s=size, linewidths=0, rasterized=True, **colours)
         edges = np.linspace(-1, 1, len(squares) + 1)
         drawn = right.pcolormesh(edges, edges, np.ma.masked_invalid(squares), rasterized=True, **colours)
-        for ax, title in ((left, "cells"), (right, f"mean over squares, {len(squares)} x {len(squares)}")):
+        for ax, title in ((left, "cells"), (right, f"mean over squares, {len(squares)} {_TIMES} {len(squares)}")):
             ax.set_title(title, fontsize=9)
             ax.set_box_aspect(1)
             ax.set_xlim(-1.03, 1.03)
