@@ -178,10 +178,13 @@ class SearchCallback(Callback):
         table[index] = values
         return table
 
+    @torch.inference_mode(False)  # a prediction runs without gradients, by which some surrogates and policies learn
+    @torch.enable_grad()
     def _search(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._embeddings is not None
         # Statistics of batch normalisation can differ between processes: the first one's embeddings are everybody's.
-        self._embeddings = trainer.strategy.broadcast(self._embeddings.cpu(), 0)
+        # What was made in inference mode stays without gradients, unless it is copied.
+        self._embeddings = trainer.strategy.broadcast(self._embeddings.cpu().clone(), 0)
         self._weights = trainer.strategy.broadcast(_fingerprint(pl_module), 0)
         members = self.benchmark.members
         embeddings = self._embeddings if members is None else self._embeddings[members]

@@ -12,7 +12,9 @@ from lightning_nas.callbacks.search import SearchCallback
 from lightning_nas.datamodules.cells import CellDataModule
 from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.modules.arch2vec import Arch2Vec
+from lightning_nas.predictors.dngo import DNGO
 from lightning_nas.predictors.gp import GaussianProcess
+from lightning_nas.predictors.supervised_gin import SupervisedGIN
 from lightning_nas.report import load_run
 from lightning_nas.search.bayesian import BayesianSearch
 from lightning_nas.search.evolution import RegularizedEvolution
@@ -21,8 +23,10 @@ from lightning_nas.search.local import LocalSearch
 from lightning_nas.search.loop import best_so_far, search_rounds
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.random import RandomSearch
+from lightning_nas.search.reinforce import Reinforce
 from lightning_nas.search.strategy import SearchStrategy
-from lightning_nas.spaces.encodings import OneHotEncoding
+from lightning_nas.search.supervised_reinforce import SupervisedReinforce
+from lightning_nas.spaces.encodings import GraphEncoding, OneHotEncoding
 from lightning_nas.trainer import NASTrainer
 from tests.contract import (
     OtherSpace,
@@ -80,6 +84,16 @@ def all_strategies():
     }
 
 
+def learning_strategies():
+    gin = SupervisedGIN(SPACE.num_vertices, latent_dim=2, hidden_dim=4, num_layers=1, num_epochs=2)
+    return {
+        "gin": BayesianSearch(gin, encoding=GraphEncoding(), num_initial=3),
+        "dngo": BayesianSearch(DNGO(num_steps=2), num_initial=3),
+        "reinforce": Reinforce(episode_length=2),
+        "through_gin": SupervisedReinforce(latent_dim=2, hidden_dim=4, num_layers=1, episode_length=2),
+    }
+
+
 def free_strategies():
     return {"random": RandomSearch(), "hot": BayesianSearch(GaussianProcess(), encoding=OneHotEncoding())}
 
@@ -119,6 +133,15 @@ def save_checkpoint(path, weights):
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_strategies_learn_by_gradients_in_fit_and_search(tmp_path, benchmark):
+    fitted = trainer(tmp_path / "fit", SearchCallback(benchmark, learning_strategies(), num_queries=5, num_runs=2))
+    fitted.fit(module(), data())
+    fitted.save_checkpoint(tmp_path / "trained.ckpt")
+    again = SearchCallback(benchmark, learning_strategies(), num_queries=5, num_runs=2)
+    trainer(tmp_path / "search", again).search(module(5), data(), str(tmp_path / "trained.ckpt"), weights_only=True)
+    assert_same_searches(tmp_path / "fit", tmp_path / "search")
 
 
 def test_fit_and_search_find_the_same(tmp_path, benchmark):
