@@ -35,6 +35,7 @@ _THEIRS = (
     "Gaussian process (kernel and library unknown, scripts not released) fitted on 250 of 423,624 cells, predicts all; "
     "10 seeds; RMSE and Pearson correlation over points above 0.8"
 )
+_COUNTS = "variance of the embedding explained by operation counts"
 _CHUNK = 2048  # candidates predicted at a time
 
 
@@ -82,7 +83,8 @@ def performance(
 
     Measured over the cells that the regression has not seen, all of them and those above a threshold: root mean squared
     error (of accuracies between 0 and 1, as published), correlations of Pearson, Spearman and Kendall. Compared with
-    the same regression on arcs and labels, and with the encoder trained on the accuracies themselves.
+    the same regression on arcs and labels, and with the encoder trained on the accuracies themselves. Says besides how
+    much of the embedding is no more than the number of operations of each kind.
 
     Args:
         run: Run folders of 'lightning-nas fit', several seeds of a method or several methods of one space.
@@ -136,13 +138,20 @@ def performance(
             findings.rows.append(Row.of(values, metric=name, **text))
         mean = {name: float(np.mean(values)) for name, values in measured.items()}
         notes.append(f"RMSE {mean[f'RMSE above {above:g} %']:.4f}, Pearson {mean[f'Pearson above {above:g} %']:.3f}")
+    ops = space.all_graphs().ops[truth.members]
+    for label, group in groups.items():
+        shares = [explained_by_counts(member.embeddings[truth.members], ops) for member in group]
+        text = {"label": label, "unit": "", "paper": "", "seeds": f"{len(group)} runs"}
+        findings.rows.append(Row.of(shares, metric=_COUNTS, **text))
     if space.name == "nasbench101" and "Arch2Vec" in groups:
         findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     count = int((truth.values > above).sum())
     findings.protocol = (
         f"fitted on the test accuracies of {num_samples} random cells, predicts all others; {num_seeds} draws of "
         f"cells, the same for all; {truth.dataset}, {truth.epochs} epochs, mean over training seeds; RMSE of "
-        f"accuracies between 0 and 1; 'above {above:g} %': the {count:,} cells whose true test accuracy exceeds it"
+        f"accuracies between 0 and 1; 'above {above:g} %': the {count:,} cells whose true test accuracy exceeds it; "
+        f"'{_COUNTS}': R² of a linear regression of the embedding on the numbers of vertices with each label, which "
+        "say nothing about the wiring"
     )
     findings.scale = f"{len(truth.values):,} cells of the table {truth.table}, {len(runs)} trained modules"
     where = f"Numbers: mean over all fits, cells above {above:g} % that were not fitted; drawn: the first fit."
@@ -189,6 +198,19 @@ def _metrics(guess: Prediction, fit: int, truth: Tensor, above: float) -> dict[s
             f"Kendall{where}": float(kendalltau(ours.numpy(), theirs.numpy()).statistic),
         }
     return found
+
+
+def explained_by_counts(embeddings: Tensor, ops: Tensor) -> float:
+    """Share of the embeddings' variance that a linear map of the numbers of vertices with each label explains.
+
+    Shapes:
+        embeddings ``(n, D)``, ops ``(n, V)`` with -1 for padding.
+    """
+    counts = torch.nn.functional.one_hot(ops.long() + 1).sum(dim=1).double()
+    targets = embeddings.double() - embeddings.double().mean(dim=0)
+    inputs = counts - counts.mean(dim=0)
+    left = targets - inputs @ (torch.linalg.pinv(inputs) @ targets)
+    return float(1 - left.square().sum() / targets.square().sum())
 
 
 def _unseen(fitted: Tensor, size: int) -> Tensor:

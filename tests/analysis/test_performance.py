@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
-from lightning_nas.analysis.performance import Prediction, _metrics, predict
+from lightning_nas.analysis.performance import Prediction, _metrics, explained_by_counts, predict
 from lightning_nas.predictors.gp import GaussianProcess
 
 
@@ -37,6 +37,19 @@ def test_each_fit_predicts_from_its_own_cells():
     spoilt = scores.clone()
     spoilt[torch.tensor([i for i in range(3000) if i not in set(fitted.flatten().tolist())])] = 0.0
     assert torch.equal(predict(features, spoilt, GaussianProcess(), fitted, seed=0).values, both.values)
+
+
+def test_what_counts_of_operations_explain():
+    generator = torch.Generator().manual_seed(0)
+    ops = torch.randint(-1, 3, (200, 5), generator=generator)
+    counts = torch.stack([(ops == label).sum(dim=1) for label in (-1, 0, 1, 2)], dim=1).float()
+    embeddings = counts @ torch.randn(4, 6, generator=generator) + 7.0
+    assert explained_by_counts(embeddings, ops) == pytest.approx(1.0)
+    assert explained_by_counts(torch.randn(200, 6, generator=generator), ops) < 0.1
+    # The second half by itself explains nothing: half of the variance.
+    other = torch.randn(200, 1, generator=generator)
+    both = torch.cat([counts[:, :1] / counts[:, :1].std(), other / other.std()], dim=1)
+    assert explained_by_counts(both, ops) == pytest.approx(0.5, abs=0.05)
 
 
 def test_from_run_folders_to_files(analyze, trained, tmp_path, capsys):
