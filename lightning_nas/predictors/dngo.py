@@ -52,7 +52,7 @@ class DNGO:
     def fit(self, X: Tensor, y: Tensor, observed: Tensor, seeds: Tensor) -> Model:
         """Condition on the evaluations so far (see :class:`~lightning_nas.search.bayesian.Surrogate`)."""
         target, location, scale = standardise(y, observed)
-        parts = torch.arange(len(X)).split(max(1, _CACHED // (X.shape[1] * self.hidden_size)))
+        parts = torch.split(torch.arange(len(X)), max(1, _CACHED // (X.shape[1] * self.hidden_size)))
         trained = [
             self._train_features(X[runs], target[runs].to(X.dtype), observed[runs].to(X.dtype), seeds[runs])
             for runs in parts

@@ -69,7 +69,7 @@ class CategoricalReinforce(SearchStrategy):
         chances = self._policy(history, codes, choices).logits.log_softmax(dim=2)[:, choices]  # (R, C)
         tried = history.indices[:, : history.length]
         chosen = []
-        for rows in torch.arange(len(draws)).split(max(1, self.block_size // len(pool))):
+        for rows in torch.split(torch.arange(len(draws)), max(1, self.block_size // len(pool))):
             scores = chances[rows] @ table.T  # (r, P)
             row, column = (tried[rows] >= 0).nonzero(as_tuple=True)
             scores[row, tried[rows][row, column]] = -torch.inf
@@ -156,5 +156,5 @@ def positions(space: FiniteSpace[Any]) -> LongTensor:
     above = torch.ones(adjacency.shape[1:], dtype=torch.bool).triu(1)
     codes = torch.cat([adjacency[:, above].long(), ops + 1], dim=1)
     varies = (codes != codes[:1]).any(dim=0)
-    columns = [column.unique(return_inverse=True)[1] for column in codes[:, varies].unbind(dim=1)]
+    columns = [column.unique(return_inverse=True)[1] for column in codes[:, varies].unbind(dim=1)]  # type: ignore[no-untyped-call]
     return torch.stack(columns, dim=1)  # type: ignore[return-value]

@@ -121,7 +121,7 @@ class SearchHistory:
         :meth:`by_arrival` first.
         """
         seen = torch.where(self.done, self.valid, -torch.inf)
-        if len(levels := self.epochs[self.done].unique()) > 1:
+        if len(levels := self.epochs[self.done].unique()) > 1:  # type: ignore[no-untyped-call]
             # By epochs, then by score: scores of a higher fidelity are lifted above all of a lower one.
             span = self.valid[self.done].max() - self.valid[self.done].min() + 1.0
             seen = seen + span * torch.searchsorted(levels, self.epochs.contiguous())

@@ -55,7 +55,7 @@ def _evaluate(benchmark: Benchmark[A], archs: list[A], epochs: Tensor | None) ->
     if epochs is None:
         return benchmark.evaluate(archs)
     scores = [torch.full((len(archs),), torch.nan, dtype=torch.float64) for _ in Evaluations._fields]
-    for number in epochs.unique().tolist():
+    for number in epochs.unique().tolist():  # type: ignore[no-untyped-call]
         places = (epochs.flatten() == number).nonzero()[:, 0]
         for mine, given in zip(scores, benchmark.evaluate([archs[i] for i in places.tolist()], number), strict=True):
             mine[places] = given

@@ -35,7 +35,7 @@ class LSTMPolicy:
         # Uniform in +-1/sqrt(H), as torch's own layers of this kind are.
         drawn = np.stack([np.random.default_rng(seed).random(sum(counts), dtype=np.float32) for seed in seeds])
         flat = torch.from_numpy(drawn).mul_(2.0).sub_(1.0).div_(math.sqrt(hidden_size))
-        parts = flat.split(counts, dim=1)
+        parts = flat.split(counts, dim=1)  # type: ignore[no-untyped-call]
         #: Input and hidden state to gates, its bias, read-out, its bias; each with the run axis first.
         self.parameters = [p.reshape(len(flat), *s).contiguous() for p, s in zip(parts, shapes, strict=True)]
         self._first = [torch.zeros_like(p) for p in self.parameters]
@@ -62,7 +62,7 @@ class LSTMPolicy:
         gates = torch.baddbmm(bias, torch.cat([inputs, state[0]], dim=1)[:, None], weight)[:, 0]  # (R, 4H)
         size = self.hidden_size
         gates = torch.cat([gates[:, : 3 * size].sigmoid(), gates[:, 3 * size :].tanh()], dim=1)
-        enter, keep, leave, candidate = gates.split(size, dim=1)
+        enter, keep, leave, candidate = gates.split(size, dim=1)  # type: ignore[no-untyped-call]
         cell = keep * state[1] + enter * candidate
         return leave * cell.tanh(), cell, gates
 
@@ -86,7 +86,7 @@ class LSTMPolicy:
         later_hidden, later_cell = self.blank()
         slopes: list[Tensor] = []
         for step in reversed(range(inputs.shape[1])):
-            enter, keep, leave, candidate = gates[step].split(self.hidden_size, dim=1)
+            enter, keep, leave, candidate = gates[step].split(self.hidden_size, dim=1)  # type: ignore[no-untyped-call]
             shown = cells[step + 1].tanh()
             on_hidden = to_hidden[:, step] + later_hidden
             on_cell = later_cell + on_hidden * leave * (1.0 - shown.square())

@@ -51,7 +51,7 @@ class _Confused(Model):  # type: ignore[misc]
 
     @property
     def batch_shape(self) -> torch.Size:
-        return self.model.batch_shape
+        return self.model.batch_shape  # type: ignore[no-any-return]
 
     def posterior(self, X: Tensor, *args: Any, **kwargs: Any) -> _Moments:
         posterior = self.model.posterior(X, *args, **kwargs)

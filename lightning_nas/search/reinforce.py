@@ -116,8 +116,8 @@ class Reinforce(SearchStrategy):
         chosen = pick_unvisited(history, len(pool), history.uniforms(1)[:, 0])  # says so where none is left
         # Runs that are not in step, as in an asynchronous search, have policies of another age.
         ages = torch.stack([history.count, self._episodes(history)])
-        for age in ages.unique(dim=1).T:
-            rows: LongTensor = (ages == age[:, None]).all(dim=0).nonzero()[:, 0]  # type: ignore[assignment]
+        for age in ages.unique(dim=1).T:  # type: ignore[no-untyped-call]
+            rows: LongTensor = (ages == age[:, None]).all(dim=0).nonzero()[:, 0]
             if int(age[0]) >= self._first:
                 chosen[rows] = self._walk(history.rows(rows), pool, int(age[0]), int(age[1]))
         return chosen
@@ -176,7 +176,7 @@ class Reinforce(SearchStrategy):
     def _advantages(self, history: SearchHistory, begin: int) -> Tensor:
         """Returns of the episode from column ``begin`` on, less the baseline; 0 where it failed, ``(R, L)``."""
         scores = history.valid[:, self._first : begin + self.episode_length] / 100.0
-        scores = scores.unflatten(1, (-1, self.episode_length))  # (R, number of episodes, L)
+        scores = torch.unflatten(scores, 1, (-1, self.episode_length))  # (R, number of episodes, L)
         returns = scores.nan_to_num()
         if self.mode == "paper":
             for step in reversed(range(self.episode_length - 1)):
