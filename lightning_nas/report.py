@@ -243,7 +243,7 @@ def summarise_search(run: RunResult) -> Result:
     for other in others:
         if not isinstance(other, dict) or not {"label", "metric", "command"} <= set(other) <= _NOT_RUN:
             raise UsageError(f"{where}: not_run has {other!r}, expected label, metric, command, perhaps unit and paper")
-        rows.append(Row.not_run(**other))
+        rows.append(Row.not_run(**{key: str(text) for key, text in other.items()}))  # 25.8 is text
     return Result(
         **entry,
         command=run.command,

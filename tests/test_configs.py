@@ -42,6 +42,10 @@ def test_it_parses(printed, name, verb, tmp_path):
     assert config["trainer"]["max_epochs"]
     given = yaml.safe_load(CONFIGS[name].read_text())
     assert config["data"]["class_path"] == given["data"]["class_path"]
+    for read, written in zip(config["trainer"]["callbacks"] or [], given["trainer"].get("callbacks", []), strict=False):
+        for name, text in (written.get("init_args", {}).get("ledger") or {}).items():
+            if isinstance(text, str):  # one with a single colon and a space behind it would become a mapping
+                assert read["init_args"]["ledger"][name] == text
     assert list(tmp_path.iterdir()) == []  # parsing leaves nothing
 
 
