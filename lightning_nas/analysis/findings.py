@@ -150,13 +150,13 @@ def _log(findings: Findings, folder: Path) -> None:
     """Images and scalars beside those of the training."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
         for name, figure in findings.figures.items():
             tag = f"analysis/{findings.name}" + ("" if name == findings.name else f"/{name}")
-            writer.add_image(tag, _pixels(figure), dataformats="HWC")  # type: ignore[no-untyped-call]
+            writer.add_image(tag, _pixels(figure), dataformats="HWC")
         for row in findings.rows:
             tag = f"analysis/{findings.name}/{row.label}/{row.metric}".replace(" ", "_")
-            writer.add_scalar(tag, row.mean)  # type: ignore[no-untyped-call]
+            writer.add_scalar(tag, row.mean)
 
 
 def _pixels(figure: Figure) -> np.ndarray:

@@ -131,10 +131,15 @@ def performance(
             if number == 0:
                 unseen = _unseen(guess.fitted[0], len(truth.values))
                 panels[label] = truth.values[unseen].numpy(), guess.values[0, unseen].numpy()
-        seeds = f"{len(inputs)} runs x {num_seeds} draws from seed {seed}"
+        seeds = f"{len(inputs)} run{'s' * (len(inputs) > 1)} x {num_seeds} draws from seed {seed}"
         for name, values in measured.items():
             paper = PUBLISHED.get((space.name, label, name.removesuffix(f" above {above:g} %")), "")
-            text = {"label": label, "unit": "", "paper": paper if "above" in name else "", "seeds": seeds}
+            text: dict[str, Any] = {
+                "label": label,
+                "unit": "",
+                "paper": paper if "above" in name else "",
+                "seeds": seeds,
+            }
             findings.rows.append(Row.of(values, metric=name, **text))
         mean = {name: float(np.mean(values)) for name, values in measured.items()}
         notes.append(f"RMSE {mean[f'RMSE above {above:g} %']:.4f}, Pearson {mean[f'Pearson above {above:g} %']:.3f}")
@@ -176,7 +181,7 @@ def predict(features: Tensor, scores: Tensor, predictor: Surrogate, fitted: Long
     with torch.no_grad():
         model: Any = predictor.fit(features[fitted], scores[fitted], known, seeds)
         parts = []
-        for chunk in features.split(_CHUNK):
+        for chunk in torch.split(features, _CHUNK):
             points = chunk[:, None, None].expand(-1, len(fitted), 1, -1)  # (c, S, 1, D)
             parts.append(model.posterior(points).mean[..., 0, 0].double())
     return Prediction(fitted, torch.cat(parts).mT)
@@ -187,7 +192,7 @@ def _metrics(guess: Prediction, fit: int, truth: Tensor, above: float) -> dict[s
     from scipy.stats import kendalltau
 
     unseen = _unseen(guess.fitted[fit], len(truth))
-    found = {}
+    found: dict[str, float] = {}
     for where, chosen in ((f" above {above:g} %", unseen & (truth > above)), ("", unseen)):
         ours, theirs = guess.values[fit, chosen] / 100, truth[chosen] / 100
         found |= {

@@ -105,7 +105,7 @@ def embed(module: LightningModule, graphs: CellGraph) -> Tensor:
     if not hasattr(module, "predict_step"):
         raise UsageError(f"{type(module).__name__}: has no predict_step, expected a module that embeds cells")
     parts = []
-    for index in torch.arange(len(graphs.ops)).split(_CHUNK):
+    for index in torch.split(torch.arange(len(graphs.ops)), _CHUNK):
         chosen = CellGraph(graphs.ops[index], graphs.adjacency[index])
         parts.append(module.predict_step((index, chosen), 0)[1].float().cpu())
     return torch.cat(parts)
@@ -122,8 +122,9 @@ def untrained(module: LightningModule, seed: int) -> LightningModule:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for layer in fresh.modules():
-            if callable(getattr(layer, "reset_parameters", None)):
-                layer.reset_parameters()
+            reset = getattr(layer, "reset_parameters", None)
+            if callable(reset):
+                reset()
     return fresh.eval()
 
 

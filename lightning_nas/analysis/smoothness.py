@@ -86,7 +86,7 @@ def smoothness(
     pairs = walk_pairs(space, num_steps, max_gap, seed)
     found = EditDistances(space.all_graphs(), max_steps)(*pairs)
     edits = found.values[found.exact]
-    if len(edits.unique()) < 2:
+    if len(torch.unique(edits)) < 2:
         raise UsageError(
             f"analyze smoothness: all {len(edits)} pairs have one edit distance; expected a longer walk (--num_steps)"
         )
@@ -95,10 +95,15 @@ def smoothness(
         lengths = [_lengths(table, pairs)[found.exact] for table in tables]
         correlation = [float(spearman_corrcoef(length, edits.double())) for length in lengths]
         rising = [_rising(length, edits) for length in lengths]
-        text = {"label": label, "unit": "", "paper": "", "seeds": f"{len(tables)} runs, walk of seed {seed}"}
+        text: dict[str, Any] = {
+            "label": label,
+            "unit": "",
+            "paper": "",
+            "seeds": f"{len(tables)} runs, walk of seed {seed}",
+        }
         findings.rows.append(Row.of(correlation, metric="Spearman, edit distance and L2", **text))
         findings.rows.append(Row.of(rising, metric="medians of L2 that rise with the edit distance", **text))
-        panels[label] = {int(k): lengths[0][edits == k].numpy() for k in edits.unique().tolist()}
+        panels[label] = {int(k): lengths[0][edits == k].numpy() for k in torch.unique(edits).tolist()}
         notes.append(f"Spearman {np.mean(correlation):.3f}")
         findings.details[label] = {
             k: {"pairs": len(values), "quartiles": np.quantile(values, [0.25, 0.5, 0.75]).tolist()}
@@ -145,14 +150,15 @@ def walk_pairs(space: FiniteSpace[Any], num_steps: int, max_gap: int, seed: int)
 
 
 def _lengths(table: Tensor, pairs: Pairs) -> Tensor:
-    return (table[pairs.left].double() - table[pairs.right].double()).norm(dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(table[pairs.left].double() - table[pairs.right].double(), dim=1)
+    return lengths
 
 
 def _rising(lengths: Tensor, edits: Tensor) -> float:
-    medians = torch.stack([lengths[edits == k].median() for k in edits.unique()])
+    medians = torch.stack([lengths[edits == k].median() for k in torch.unique(edits)])
     return float((medians.diff() > 0).double().mean())
 
 
 def _histogram(found: Distances) -> dict[int, int]:
-    values, counts = found.values[found.exact].unique(return_counts=True)
+    values, counts = torch.unique(found.values[found.exact], return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -52,5 +52,5 @@ def supervised_tables(
     model: Any = SupervisedGIN(space.num_vertices).fit(
         graphs[truth.members[chosen]], truth.values[chosen], known, seeds
     )
-    features = torch.cat([model.pool_features(part) for part in graphs.split(_CHUNK)], dim=2)  # (R, D, N)
+    features = torch.cat([model.pool_features(part) for part in torch.split(graphs, _CHUNK)], dim=2)  # (R, D, N)
     return list(features.mT.unbind(0))

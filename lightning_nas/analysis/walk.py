@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import LongTensor, Tensor
@@ -95,8 +95,8 @@ def walk(
     bounds = 0
     for label, tables in representations(groups, encodings or {}, supervised, seed).items():
         exact, entries = [], []
-        for number, table in enumerate(tables):
-            paths = latent_walks(table, starts, num_moves)
+        for number, vectors in enumerate(tables):
+            paths = latent_walks(vectors, starts, num_moves)
             left, right = paths[:, :-1].flatten(), paths[:, 1:].flatten()
             found = measure(left, right)
             bounds += int((~found.exact).sum())
@@ -108,7 +108,12 @@ def walk(
                     name = f"walk_{_slug(label)}" + (f"_{walked + 1}" if num_drawn > 1 else "")
                     findings.figures[name] = _drawing(graphs, paths[walked], steps, space.vertex_labels, label)
         paper = PUBLISHED.get((space.name, label), "")
-        text = {"label": label, "unit": "", "paper": paper, "seeds": f"{len(tables)} runs, seed {seed}"}
+        text: dict[str, Any] = {
+            "label": label,
+            "unit": "",
+            "paper": paper,
+            "seeds": f"{len(tables)} run{'s' * (len(tables) > 1)}, seed {seed}",
+        }
         findings.rows.append(Row.of(exact, metric=_METRICS[0], **text))
         findings.rows.append(Row.of(entries, metric=_METRICS[1], **text))
     chance = draw(len(space), 2 * min(_CHANCE, len(space) // 2), seed).view(2, -1)
@@ -117,7 +122,7 @@ def walk(
     text = {"label": "random pairs", "unit": "", "paper": "", "seeds": f"{chance.shape[1]} pairs, seed {seed}"}
     apart = (
         [float(found.values.double().mean())],
-        [float(_entry_wise(graphs, *chance, len(space.vertex_labels)).double().mean())],
+        [float(_entry_wise(graphs, chance[0], chance[1], len(space.vertex_labels)).double().mean())],
     )
     findings.rows += [Row.of(value, metric=metric, **text) for value, metric in zip(apart, _METRICS, strict=True)]
     if space.name == "nasbench101" and "Arch2Vec" in groups:
@@ -148,7 +153,7 @@ def latent_walks(embeddings: Tensor, starts: Tensor, num_moves: int) -> LongTens
     """
     table = embeddings.double() - embeddings.double().mean(dim=0)
     chunk = max(1, _BLOCK // len(table))
-    return torch.cat([_walks(table, part, num_moves) for part in starts.split(chunk)])  # type: ignore[return-value]
+    return torch.cat([_walks(table, part, num_moves) for part in torch.split(starts, chunk)])  # type: ignore[return-value]
 
 
 def _walks(table: Tensor, starts: Tensor, num_moves: int) -> Tensor:

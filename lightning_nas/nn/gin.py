@@ -118,7 +118,7 @@ class GINEncoder(nn.Module):
             colours = refined
         if layers:
             features = features @ layers[0].first.T
-        for kinds, arcs in zip(colours.split(size), adjacency.split(size), strict=True):
+        for kinds, arcs in zip(torch.split(colours, size), torch.split(adjacency, size), strict=True):
             hidden = nn.functional.embedding(kinds, features)  # (B, V, H)
             for layer, following in zip_longest(layers, layers[1:]):
                 hidden = layer.perceptron(layer.sum(hidden, arcs))

@@ -40,5 +40,5 @@ class JointDecoder(nn.Module):
         """Logits of operations and arcs."""
         batch, vertices = z.shape[:2]
         ops, arcs = self.body(z.flatten(1)).tensor_split([vertices * self.num_ops], dim=1)
-        adjacency = arcs.new_zeros(batch, vertices**2).index_copy(1, self.places, arcs)  # type: ignore[arg-type]
+        adjacency = arcs.new_zeros(batch, vertices**2).index_copy(1, self.places, arcs)
         return ops.unflatten(1, (vertices, self.num_ops)), adjacency.unflatten(1, (vertices, vertices))
