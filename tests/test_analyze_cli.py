@@ -45,8 +45,7 @@ def test_names_nobody_knows():
 
 def test_an_analysis_of_ones_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "own_analyses.py").write_text(
-        "from pathlib import Path\n\n\ndef count(run: list[Path], seed: int = 0) -> None:\n"
-        "    print(len(run), seed)\n"
+        "from pathlib import Path\n\n\ndef count(run: list[Path], seed: int = 0) -> None:\n    print(len(run), seed)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
