@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_nas.errors import UsageError
-from lightning_nas.metrics import isomorphism_hashes
+from lightning_nas.metrics import validity_and_uniqueness
 from lightning_nas.spaces.base import CellGraph
 
 
@@ -70,7 +70,7 @@ class PriorValidity(Callback):
         noise = torch.randn(self.num_samples, *mean.shape, generator=generator)
         z = (noise * std + mean).to(pl_module.device)
         decoded = pl_module.discretise(pl_module.decode(z))
-        return prior_shares(data.space, CellGraph(decoded.ops.cpu(), decoded.adjacency.cpu()))
+        return validity_and_uniqueness(data.space, CellGraph(decoded.ops.cpu(), decoded.adjacency.cpu()))
 
 
 def moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -88,29 +88,3 @@ def moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         squares = squares + (part - shift).square().sum(dim=0, dtype=torch.float64)
     variance = (squares - total.square() / count).clamp_min(0.0) / (count - 1)
     return (shift + total / count).float(), variance.sqrt().float()
-
-
-def prior_shares(space: Any, graphs: CellGraph) -> dict[str, float]:
-    """Shares of valid graphs, and of distinct ones among them, strict and, where the space defines it, as published.
-
-    Args:
-        space: The search space.
-        graphs: Decoded graphs.
-    """
-    hashes = isomorphism_hashes(graphs)
-    numbers = hashes
-    if hasattr(space, "indices_of"):  # members are the same whatever the labels of padding and unused vertices
-        members = space.indices_of(graphs)
-        numbers = torch.where(members >= 0, members, hashes)
-    values = _shares(numbers, space.is_valid(graphs), "")
-    if hasattr(space, "is_valid_published"):
-        values |= _shares(hashes, space.is_valid_published(graphs), "_published")
-    return values
-
-
-def _shares(numbers: Tensor, valid: Tensor, suffix: str) -> dict[str, float]:
-    kept = numbers[valid]
-    return {
-        f"validity{suffix}": len(kept) / len(numbers),
-        f"uniqueness{suffix}": len(torch.unique(kept)) / max(len(kept), 1),
-    }

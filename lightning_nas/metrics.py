@@ -8,20 +8,30 @@ import torch
 from torch import Tensor
 
 from lightning_nas.nn.isomorphism import isomorphism_hashes
-from lightning_nas.spaces.base import CellGraph, SearchSpace
+from lightning_nas.spaces.base import CellGraph
 
 
-def validity(space: SearchSpace[Any], graphs: CellGraph) -> Tensor:
-    """Share of decoded graphs that are architectures of the space, a scalar."""
-    return space.is_valid(graphs).float().mean()
-
-
-def uniqueness(graphs: CellGraph, valid: Tensor) -> Tensor:
-    """Share of distinct graphs (up to isomorphism) among the valid ones; 0 when none is valid.
+def validity_and_uniqueness(space: Any, graphs: CellGraph) -> dict[str, float]:
+    """Shares of valid graphs, and of distinct ones among them, strict and, where the space defines it, as published.
 
     Args:
-        graphs: B decoded graphs.
-        valid: Which of them count, ``(B,)`` bool.
+        space: The search space.
+        graphs: Decoded graphs.
     """
-    hashes = isomorphism_hashes(graphs)[valid]
-    return torch.tensor(len(set(hashes.tolist())) / max(len(hashes), 1))
+    hashes = isomorphism_hashes(graphs)
+    numbers: Tensor = hashes
+    if hasattr(space, "indices_of"):  # members are the same whatever the labels of padding and unused vertices
+        members = space.indices_of(graphs)
+        numbers = torch.where(members >= 0, members, hashes)
+    values = _shares(numbers, space.is_valid(graphs), "")
+    if hasattr(space, "is_valid_published"):
+        values |= _shares(hashes, space.is_valid_published(graphs), "_published")
+    return values
+
+
+def _shares(numbers: Tensor, valid: Tensor, suffix: str) -> dict[str, float]:
+    kept = numbers[valid]
+    return {
+        f"validity{suffix}": len(kept) / len(numbers),
+        f"uniqueness{suffix}": len(torch.unique(kept)) / max(len(kept), 1),
+    }

@@ -4,9 +4,24 @@ import networkx as nx
 import pytest
 import torch
 
-from lightning_nas.metrics import uniqueness, validity
+from lightning_nas.metrics import validity_and_uniqueness
 from lightning_nas.spaces.base import CellGraph
 from tests.nn.test_isomorphism import MATCH, as_networkx, batch
+
+
+class Chosen:
+    """A space whose members are told by a mask."""
+
+    def __init__(self, valid):
+        self.is_valid = lambda graphs: valid
+
+
+def uniqueness(graphs, valid):
+    return validity_and_uniqueness(Chosen(valid), graphs)["uniqueness"]
+
+
+def validity(space, graphs):
+    return validity_and_uniqueness(space, graphs)["validity"]
 
 
 def test_uniqueness_by_hand():

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_nas.callbacks.validity import prior_shares
 from lightning_nas.datamodules.cells import CellDataModule
+from lightning_nas.metrics import validity_and_uniqueness
 from lightning_nas.modules.arch2vec import Arch2Vec, one_hot
 from lightning_nas.spaces.base import CellGraph
 from lightning_nas.spaces.nasbench201 import NASBench201
@@ -209,7 +209,7 @@ def main() -> None:
 
         mu = torch.cat([model.encode(graph)[0] for _, graph in data.cells(data.train_indices)])
         points = torch.randn(SAMPLES, *mu.shape[1:]) * mu.std(0) + mu.mean(0)
-        ours = seconds(lambda: prior_shares(space, CellGraph(*model.discretise(model.decode(points)))))
+        ours = seconds(lambda: validity_and_uniqueness(space, CellGraph(*model.discretise(model.decode(points)))))
         one = seconds(lambda: plain_samples(model, points[:SINGLE], data.num_ops - 1))
         say(f"decoding and testing {SAMPLES:,} points", ours, one / SINGLE * SAMPLES)
 

@@ -3,9 +3,10 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 
-from lightning_nas.callbacks.validity import PriorValidity, moments, prior_shares
+from lightning_nas.callbacks.validity import PriorValidity, moments
 from lightning_nas.datamodules.cells import CellDataModule
 from lightning_nas.errors import UsageError
+from lightning_nas.metrics import validity_and_uniqueness
 from lightning_nas.modules.arch2vec import Arch2Vec
 from lightning_nas.spaces.base import CellGraph
 from tests.contract import TinySpace, quiet_trainer
@@ -87,7 +88,7 @@ def test_graphs_that_are_one_member_count_once():
 
     ops, adjacency = (part[:4].clone() for part in SPACE.all_graphs())
     adjacency[3] = False
-    assert prior_shares(Sampled(), CellGraph(ops, adjacency)) == {
+    assert validity_and_uniqueness(Sampled(), CellGraph(ops, adjacency)) == {
         "validity": 3 / 4, "uniqueness": 2 / 3, "validity_published": 3 / 4, "uniqueness_published": 1.0,
     }  # fmt: skip
 
