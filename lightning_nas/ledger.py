@@ -318,9 +318,10 @@ def _render(result: Result) -> str:
 
 
 def _digits(row: Row) -> int:
-    """Decimals of the paper's number, between 2 and 4, so that the two can be compared."""
+    """Decimals of the paper's number, between 2 and 4, so that the two can be compared; at least 3 below 1."""
     decimals = re.findall(r"\.(\d+)", row.paper)
-    return min(4, max([2, *map(len, decimals)]))
+    small = not row.unit and abs(row.mean or 0.0) < 1
+    return min(4, max([3 if small else 2, *map(len, decimals)]))
 
 
 def _pool(rows: Sequence[Row]) -> Row:

@@ -224,5 +224,13 @@ def test_decimals_follow_the_paper(tmp_path):
     assert "0.7346 ± 0.0012" in render_ledger(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("unit", "mean", "text"), [("", 0.90612, "0.906 ± 0.001"), ("", 2.75, "2.75 ± 0.00"), ("%", 0.90612, "0.91 ± 0.00")]
+)
+def test_correlations_have_three_decimals(tmp_path, unit, mean, text):
+    write_result(tmp_path, replace(RESULT, rows=(replace(ROW, paper="", unit=unit, mean=mean, std=0.00123),)))
+    assert text in render_ledger(tmp_path)
+
+
 def test_an_empty_ledger_says_so(tmp_path):
     assert "No experiment is recorded yet" in render_ledger(tmp_path)
