@@ -136,14 +136,6 @@ class DNGOModel(LinearModel):
         super().__init__(location, scale, features, target, prior, noise)
         self.weight, self.bias = weight, bias
 
-    def condition(self, X: Tensor, y: Tensor, observed: Tensor) -> DNGOModel:
-        """The same networks, prior and noise with other evaluations."""
-        target, location, scale = standardise(y, observed)
-        features = self.features(X) * observed[..., None]
-        return DNGOModel(
-            location.to(X.dtype), scale.to(X.dtype), features, target, *self.hyperparameters, self.weight, self.bias
-        )
-
     def features(self, points: Tensor) -> Tensor:
         """Features of q candidates of every run, ``(R, q, d)`` -> ``(R, q, H)``."""
         return torch.tanh(torch.baddbmm(self.bias, points, self.weight))

@@ -292,14 +292,6 @@ class SupervisedGINModel(LinearModel):
         super().__init__(location, scale, features, target, prior, noise)
         self._surrogate, self._networks = surrogate, networks
 
-    def condition(self, X: Tensor, y: Tensor, observed: Tensor) -> SupervisedGINModel:
-        """The same networks, prior and noise with other evaluations."""
-        target, location, scale = standardise(y, observed)
-        features = self.features(X) * observed[..., None]
-        return SupervisedGINModel(
-            location.float(), scale.float(), features, target, *self.hyperparameters, self._surrogate, self._networks
-        )
-
     def features(self, points: Tensor) -> Tensor:
         """Features of q candidates of every run, ``(R, q, d)`` -> ``(R, q, H)``."""
         return torch.tanh(self._networks.embed(self._surrogate.merge(points)))

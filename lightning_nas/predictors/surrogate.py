@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import torch
 from botorch.models.model import Model
@@ -125,7 +126,11 @@ class LinearModel(RunModel):
         self, location: Tensor, scale: Tensor, features: Tensor, target: Tensor, prior: Tensor, noise: Tensor
     ) -> None:
         super().__init__(location, scale)
-        self.hyperparameters = prior, noise
+        self.prior, self.noise = prior, noise
+        self._solve(features, target)
+
+    def _solve(self, features: Tensor, target: Tensor) -> None:
+        prior, noise = self.prior, self.noise
         # In the space of the weights: their covariance is root^T root, so that no variance is a small difference.
         exact = features.double()
         unit = torch.eye(exact.shape[2], dtype=exact.dtype, device=exact.device)
@@ -133,6 +138,14 @@ class LinearModel(RunModel):
         root = torch.linalg.solve_triangular(torch.linalg.cholesky(precision), unit, upper=False)  # (R, H, H)
         mean = root.mT @ (root @ (exact.mT @ target[..., None])) / noise[:, None, None]
         self.root, self.readout = root.to(features.dtype), mean.to(features.dtype)  # (R, H, H), (R, H, 1)
+
+    def condition(self, X: Tensor, y: Tensor, observed: Tensor) -> Self:
+        """The same features, prior and noise with other evaluations, as for a surrogate's ``fit``."""
+        target, location, scale = standardise(y, observed)
+        other = copy(self)
+        other.location, other.scale = location.to(self.location), scale.to(self.scale)
+        other._solve(self.features(X) * observed[..., None], target)
+        return other
 
     def features(self, points: Tensor) -> Tensor:
         """Features of q candidates of every run, ``(R, q, d)`` -> ``(R, q, H)``."""
