@@ -188,6 +188,23 @@ def test_what_is_not_observed_leaves_no_trace(data):
         np.testing.assert_allclose(one, other, rtol=2e-2, atol=2e-2)
 
 
+def test_conditioning_keeps_networks_prior_and_noise(data):
+    X, y, points = data
+    observed = without(X, HIDE)
+    model = SupervisedGIN(**SMALL).fit(X, y, observed, SEEDS)
+    singly, own = points[:, None, None].expand(-1, R, 1, -1), points[torch.randperm(M)[: 3 * 5]].view(5, R, 1, -1)
+    same = model.condition(X, y, observed).posterior(singly)
+    torch.testing.assert_close(same.mean, model.posterior(singly).mean)
+    torch.testing.assert_close(same.variance, model.posterior(singly).variance)
+    # Each run's own candidates, one by one, are what they are among candidates of all.
+    jointly = model.posterior(own[:, :, 0].transpose(0, 1))
+    torch.testing.assert_close(model.posterior(own).mean[:, :, 0, 0].T, jointly.mean[..., 0])
+    later = model.condition(X, y + torch.linspace(0, 9, N), everything(X))
+    assert not torch.allclose(later.posterior(singly).mean, same.mean)
+    torch.testing.assert_close(model.posterior(singly).mean, same.mean)  # the first one is as it was
+    assert torch.equal(later.features(X), model.features(X))
+
+
 def test_scores_without_structure_stay_finite(data):
     X, y, points = data
     for values, observed in ((torch.full_like(y, 90.1), everything(X)), (y * torch.nan, ~everything(X))):
