@@ -108,9 +108,17 @@ def test_operations_keep_or_halve_the_image(name):
     assert make_operation(name, 4, stride=2)(x).shape == (2, 4, 5, 3)
 
 
+def positive(operation):
+    """With weights that no ReLU stops."""
+    with torch.no_grad():
+        for weight in operation.parameters():
+            weight.abs_()
+    return operation.eval()
+
+
 @pytest.mark.parametrize(("name", "reach"), [("sep_conv_3x3", 2), ("sep_conv_5x5", 4), ("dil_conv_5x5", 4)])
 def test_receptive_fields(name, reach):
-    operation = make_operation(name, 2).eval()
+    operation = positive(make_operation(name, 2))
     x = images(1, 2, 15, 15).abs().requires_grad_()
     operation(x)[0, :, 7, 7].sum().backward()
     rows = x.grad[0].abs().sum(dim=(0, 2)).nonzero().flatten()
@@ -119,7 +127,7 @@ def test_receptive_fields(name, reach):
 
 def test_dilated_convolutions_skip_pixels():
     x = images(1, 2, 15, 15).abs().requires_grad_()
-    make_operation("dil_conv_3x3", 2).eval()(x)[0, :, 7, 7].sum().backward()
+    positive(make_operation("dil_conv_3x3", 2))(x)[0, :, 7, 7].sum().backward()
     assert x.grad[0].abs().sum(dim=(0, 2)).nonzero().flatten().tolist() == [5, 7, 9]
 
 
