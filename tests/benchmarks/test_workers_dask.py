@@ -49,8 +49,7 @@ def cluster(tmp_path_factory):
     address.kill = kill
     yield address
     for process in (*workers, scheduler):
-        process.terminate()
-    for process in (*workers, scheduler):
+        process.kill()  # not terminate(): a worker that is still starting may ignore that
         process.wait(30)
 
 
