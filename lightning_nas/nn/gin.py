@@ -52,7 +52,7 @@ class GINLayer(nn.Module):
         self.nn = nn.Sequential(
             nn.Linear(num_features, hidden_dim),
             VertexBatchNorm(hidden_dim),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Linear(hidden_dim, hidden_dim),
         )
 
@@ -88,7 +88,7 @@ class GINEncoder(nn.Module):
     def forward(self, features: Tensor, adjacency: Tensor) -> Tensor:
         """Vertex representations."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            features = torch.relu_(norm(convolution(features, adjacency)))
+            features = torch.relu(norm(convolution(features, adjacency)))
         return features
 
     @torch.no_grad()
