@@ -329,7 +329,7 @@ class SearchCallback(Callback):
 
         from lightning_nas.report import write_search_report  # matplotlib, so only when there is something to draw
 
-        self._write_record(seconds)
+        self._write_record(seconds, self._final_valid(histories, pool))
         verbs = "lightning-nas retrain --genotype", "lightning-nas report", "tensorboard --logdir"
         steps = [f"{verb} {self._folder}" for verb in verbs]
         text = write_search_report(self._folder, histories, pool, self.benchmark, "\n    ".join(steps))
@@ -337,7 +337,19 @@ class SearchCallback(Callback):
         console.print(Markdown(text))
         console.print(f"Figure: {self._folder / 'regret.png'}", highlight=False, soft_wrap=True)
 
-    def _write_record(self, seconds: dict[str, float]) -> None:
+    def _final_valid(
+        self, histories: dict[str, SearchHistory], pool: CandidatePool[Any]
+    ) -> dict[str, list[float]]:
+        """Of the runs that ended with an incumbent, its validation accuracy after the benchmark's full training."""
+        values = {}
+        for name, history in ((name, history.by_arrival()) for name, history in histories.items()):
+            best = history.indices.gather(1, history.incumbents()[:, -1:])[:, 0][history.done.any(dim=1)]
+            final = self.benchmark.final_valid(pool.members[best])  # type: ignore[arg-type]
+            if final is not None:
+                values[name] = final.tolist()
+        return values
+
+    def _write_record(self, seconds: dict[str, float], final_valid: dict[str, list[float]] | None = None) -> None:
         """What the histories are of; written before the first round, so that an interrupted search can be reported.
 
         Command, commit and date stay those of the first time: a finished search that is reported again was not run
@@ -359,6 +371,7 @@ class SearchCallback(Callback):
             "seed": self.seed,
             "strategies": list(self.strategies),
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
+            "final_valid": final_valid or {},
             **{name: earlier.get(name, value) for name, value in origin.items()},
             "ledger": self.ledger,
         }

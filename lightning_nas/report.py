@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,8 @@ class RunResult:
         date: Day the search began, ``YYYY-MM-DD``.
         histories: The runs of each strategy, in order of arrival.
         strategies: All that were asked for, also those not begun.
+        final_valid: Of each strategy, and of each run, the incumbent's validation accuracy after the training that test
+            accuracies are of; empty where searches saw that.
     """
 
     folder: Path
@@ -167,6 +169,7 @@ class RunResult:
     date: str
     histories: dict[str, SearchHistory]
     strategies: tuple[str, ...] = ()
+    final_valid: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -200,8 +203,8 @@ def summarise_search(run: RunResult) -> Result:
 
     Args:
         run: A run whose ``ledger`` says name, title, source, reference_protocol, our_protocol and scale, and perhaps
-            notes, ``published``: ``{strategy: {"test": "94.18 ± 0.24", "valid": …}}``, ``paired``: pairs of
-            strategies whose difference in test accuracy is worth a row, ``not_run``: further published numbers
+            notes, ``published``: ``{strategy: {"test": "94.18 ± 0.24", "valid": …, "final_valid": …}}``, ``paired``:
+            pairs of strategies whose difference in test accuracy is worth a row, ``not_run``: further published numbers
             and the commands to measure them, each ``{label, metric, unit, paper, command}``.
 
     Raises:
@@ -231,7 +234,12 @@ def summarise_search(run: RunResult) -> Result:
     for strategy, end in run.outcomes.items():
         seeds = f"seed {run.seed}, runs {_ranges(end.runs[end.scored].tolist())}"
         said = published.get(strategy) or {}
-        for part, metric, values in (("test", "test accuracy", end.test), ("valid", "validation accuracy", end.valid)):
+        final = np.array(run.final_valid.get(strategy, []))
+        for part, metric, values in (
+            ("test", "test accuracy", end.test),
+            ("valid", "validation accuracy", end.valid),
+            ("final_valid", "validation accuracy, fully trained", final),
+        ):
             known = values[~np.isnan(values)].tolist()
             if not known:
                 continue
@@ -368,7 +376,7 @@ def _number(value: float) -> str:
 def _read_info(path: Path) -> dict[str, Any]:
     names = [name for name in RunResult.__dataclass_fields__ if name not in ("folder", "histories")]
     try:
-        info = json.loads(path.read_text("utf-8"))
+        info = {"final_valid": {}, **json.loads(path.read_text("utf-8"))}  # runs of older versions do not have it
         return {name: info[name] for name in names}
     except OSError:
         raise RunFolderError(

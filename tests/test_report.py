@@ -329,6 +329,14 @@ def test_ledger_entry_of_a_run(tmp_path, histories):
     assert (result.name, result.seconds, result.notes) == ("pairs/search", 3.0, ("careful",))
 
 
+def test_ledger_entry_with_the_validation_of_the_full_training(tmp_path, histories):
+    said = LEDGER | {"published": {"gp": {"final_valid": "91.41 ± 0.22"}}}
+    final = {"gp": [90.0, 91.0, 92.0]}
+    result = summarise_search(load_run(leave_run(tmp_path, histories, num_queries=15, ledger=said, final_valid=final)))
+    (row,) = (row for row in result.rows if row.metric == "validation accuracy, fully trained")
+    assert (row.label, row.paper, row.mean, row.std, row.n) == ("gp", "91.41 ± 0.22", 91.0, 1.0, 3)
+
+
 def test_ledger_entry_with_what_was_not_run(tmp_path, histories):
     other = {"label": "gp", "metric": "error", "unit": "%", "paper": "2.56 ± 0.05", "command": "lightning-nas fit"}
     result = summarise_search(

@@ -82,6 +82,17 @@ class Benchmark(ABC, Generic[A]):
         """
         return completed(Evaluation(*(column.item() for column in self.evaluate([arch], epochs))))
 
+    def final_valid(self, indices: LongTensor) -> Tensor | None:
+        """Validation accuracy after the longer training that test accuracies are of, ``(n,)`` in percent.
+
+        Args:
+            indices: Members of the space, ``(n,)``.
+
+        Returns:
+            None where searches see it anyway, or nobody knows it.
+        """
+        return None
+
     @property
     def parallelism(self) -> int:
         """Evaluations that can run at a time; more of them than that wait."""

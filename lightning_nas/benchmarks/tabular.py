@@ -45,7 +45,7 @@ class TabularBenchmark(Benchmark[A]):
         data_dir: str | None = None,
     ) -> None:
         self.space: FiniteSpace[A] = space
-        self.epochs = epochs
+        self.epochs, self.test_epochs = epochs, test_epochs
         self._dataset, self._seed = dataset, seed
         path = find_table(table, data_dir)
         self.table = read_table(path)
@@ -106,6 +106,14 @@ class TabularBenchmark(Benchmark[A]):
         cost = self._cost_at(at)
         seconds = torch.full_like(valid, torch.nan) if cost is None else cost[rows]
         return Evaluations(as_column(valid), as_column(test), as_column(seconds))
+
+    def final_valid(self, indices: LongTensor) -> Tensor | None:
+        """Validation accuracy after ``test_epochs``, mean over seeds; None where it is the reward, or not tabulated."""
+        column = f"{self._dataset}/valid@{self.test_epochs}"
+        if self.test_epochs == self.epochs or column not in self.table.columns:
+            return None
+        rows = indices if self._row is None else self._row[indices]
+        return as_column(self.table.mean_over_seeds(column))[rows]
 
     def evaluate(self, archs: Sequence[A], epochs: int | None = None) -> Evaluations:
         """Scores of architectures in the given order."""

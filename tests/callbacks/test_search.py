@@ -353,10 +353,11 @@ def test_more_queries_than_members(tmp_path, benchmark):
 
 
 def half(folder):
-    """A benchmark that knows every second architecture, in reverse order."""
+    """A benchmark that knows every second architecture, in reverse order, and what it reaches at the end."""
     members = np.arange(0, 81, 2)[::-1]
 
     def keep(columns):
+        columns["toy/valid@9"] = np.arange(81.0)
         columns.update({name: values[members] for name, values in columns.items()})
         columns["member"] = members
 
@@ -388,6 +389,17 @@ def test_embeddings_of_a_part_of_the_space_go_with_its_members(tmp_path, monkeyp
     callback = search(tmp_path / "run", part, all_strategies())
     assert torch.equal(pools[0].embeddings, callback._embeddings[part.members])
     assert len(callback._embeddings) == 81
+
+
+def test_incumbents_have_the_validation_accuracy_of_their_full_training(tmp_path, benchmark):
+    run = half(tmp_path)
+    search(tmp_path / "part", run, {"random": RandomSearch()})
+    found = load_run(tmp_path / "part")
+    end = found.outcomes["random"]
+    best = found.histories["random"].indices[torch.arange(3), torch.from_numpy(end.column)]
+    assert found.final_valid == {"random": (80.0 - 2.0 * best).tolist()}  # column valid@9 of the members 80, 78, …
+    search(tmp_path / "none", benchmark)  # this table does not have the column
+    assert load_run(tmp_path / "none").final_valid == {}
 
 
 def test_more_queries_than_the_benchmark_knows(tmp_path):
