@@ -44,7 +44,7 @@ class Reinforce(SearchStrategy):
         baseline: Subtracted from returns, in percent; None for the mean of a run's own returns so far.
         spread: Standard deviation that the features are scaled to, where the action's is one. Small ones let actions
             point from the middle of the candidates to their rim.
-        episode_length: Queries between two updates of the policy.
+        episode_length: Queries between two updates of the policy; the released code has 16, and so few updates.
         learning_rate: Of Adam.
         hidden_size: Units of the LSTM cell.
         encoding: Features of the candidates; None for the embeddings of the trained module.
@@ -60,7 +60,7 @@ class Reinforce(SearchStrategy):
         discount: float = 0.0,
         baseline: float | None = None,
         spread: float = 0.1,
-        episode_length: int = 16,
+        episode_length: int = 4,
         learning_rate: float = 0.01,
         hidden_size: int = 128,
         encoding: Encoding | None = None,

@@ -173,7 +173,7 @@ def published_reinforce(features: torch.Tensor) -> None:
 
 def whole_reinforce(pool: CandidatePool) -> None:
     """A whole search of many runs."""
-    strategy, history = Reinforce(encoding=ENCODING), SearchHistory.empty(SIDE_BY_SIDE, QUERIES)
+    strategy, history = Reinforce(encoding=ENCODING, episode_length=16), SearchHistory.empty(SIDE_BY_SIDE, QUERIES)
     while history.length < QUERIES:
         chosen = strategy.ask(history, pool)
         scores = scores_of(pool.features(ENCODING)[chosen])
