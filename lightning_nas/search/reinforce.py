@@ -59,7 +59,7 @@ class Reinforce(SearchStrategy):
         self,
         discount: float = 0.0,
         baseline: float | None = None,
-        spread: float = 0.1,
+        spread: float = 0.01,
         episode_length: int = 4,
         learning_rate: float = 0.01,
         hidden_size: int = 128,
