@@ -337,9 +337,7 @@ class SearchCallback(Callback):
         console.print(Markdown(text))
         console.print(f"Figure: {self._folder / 'regret.png'}", highlight=False, soft_wrap=True)
 
-    def _final_valid(
-        self, histories: dict[str, SearchHistory], pool: CandidatePool[Any]
-    ) -> dict[str, list[float]]:
+    def _final_valid(self, histories: dict[str, SearchHistory], pool: CandidatePool[Any]) -> dict[str, list[float]]:
         """Of the runs that ended with an incumbent, its validation accuracy after the benchmark's full training."""
         values = {}
         for name, history in ((name, history.by_arrival()) for name, history in histories.items()):

@@ -59,7 +59,9 @@ def test_from_run_folders_to_files(analyze, trained, tmp_path, capsys):
     assert "Predictive performance" in printed
     numbers = json.loads((tmp_path / "out" / "performance.json").read_text())
     found = {(row["label"], row["metric"]): row for row in numbers["rows"]}
-    assert {label for label, _ in found} == {"Arch2Vec", "arcs and labels", "supervised"}
+    assert {label for label, _ in found} == {
+        "Arch2Vec", "arcs and labels", "supervised", "supervised, learning rate 0.001",
+    }  # fmt: skip
     assert found["Arch2Vec", "Pearson above 80 %"]["n"] == 4  # two runs, two fits each
     assert found["supervised", "RMSE"]["n"] == 2
     for kind in ("png", "pdf"):
