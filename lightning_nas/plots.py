@@ -209,7 +209,7 @@ def final_figure(histories: Mapping[str, SearchHistory], optimum: float | None, 
 def search_figures(
     histories: Mapping[str, SearchHistory], optimum: float | None, path: Path, title: str | None = None
 ) -> list[Path]:
-    """All figures of a search: progress over queries and, where costs are known, over seconds, and where runs ended.
+    """All figures of a search: progress over queries, where several runs ended, and progress over seconds where known.
 
     Args:
         histories: Runs of each strategy, in order of arrival.
@@ -221,11 +221,17 @@ def search_figures(
         The files, PNG and PDF of each figure.
     """
     written = save_figure(regret_figure(histories, optimum, title), path)
+    if repeated(histories):
+        written += save_figure(final_figure(histories, optimum, title), path.with_name(f"{path.name}_ecdf"))
     if timed(histories):
         over_seconds = regret_figure(histories, optimum, title, "seconds")
         written += save_figure(over_seconds, path.with_name(f"{path.name}_seconds"))
-        written += save_figure(final_figure(histories, optimum, title), path.with_name(f"{path.name}_ecdf"))
     return written
+
+
+def repeated(histories: Mapping[str, SearchHistory]) -> bool:
+    """Whether there are several runs of a strategy, so that where they ended has a distribution."""
+    return any(len(history.runs) > 1 for history in histories.values())
 
 
 def timed(histories: Mapping[str, SearchHistory]) -> bool:

@@ -18,7 +18,7 @@ from lightning_nas.errors import RunFolderError, SpaceError, UsageError
 from lightning_nas.files import write_atomically
 from lightning_nas.ledger import Result, Row
 from lightning_nas.outcomes import Outcome, outcome, outcome_table, paired_difference, paired_differences
-from lightning_nas.plots import search_figures, timed
+from lightning_nas.plots import repeated, search_figures, timed
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.spaces.base import SearchSpace
@@ -37,7 +37,7 @@ def write_search_report(
 ) -> str:
     """Write ``trials.csv``, ``summary.md``, ``genotype.json``, ``regret.png`` and ``regret.pdf``, each atomically.
 
-    Where the benchmark knows its costs, figures over its own seconds and of the ends of the runs lie beside the last.
+    Figures of where the runs ended, and over the benchmark's own seconds where it knows them, lie beside the last.
 
     Args:
         folder: Run folder.
@@ -314,8 +314,10 @@ def _summary(
     parts += _differences(outcomes)
     found = "genotype.json: the best architecture; " if best is not None else ""
     files = f"{found}trials.csv: every evaluation; regret.png, regret.pdf: progress over queries."
+    if repeated(histories):
+        files += " regret_ecdf: where the runs ended."
     if timed(histories):
-        files += " Beside them regret_seconds: over the benchmark's own seconds; regret_ecdf: where the runs ended."
+        files += " regret_seconds: over the benchmark's own seconds."
     parts.append(f"Files: {files}\n")
     if best is not None and next_steps:
         parts.append(f"Next:\n\n    {next_steps}\n")

@@ -92,11 +92,15 @@ def test_everything_is_in_the_folder(tmp_path, histories, pool):
     assert "    lightning-nas fit --retrain\n" in text
 
 
-def test_without_costs_there_is_one_figure(tmp_path, histories, pool):
+def test_without_costs_there_is_no_figure_over_seconds(tmp_path, histories, pool):
     histories["gp"].cost[:] = torch.nan
-    text = write_search_report(tmp_path, histories, pool, Oracle(94.0), "")
-    assert sorted(path.name for path in tmp_path.glob("regret*")) == ["regret.pdf", "regret.png"]
+    text = write_search_report(tmp_path / "many", histories, pool, Oracle(94.0), "")
+    assert {path.stem for path in (tmp_path / "many").glob("regret*")} == {"regret", "regret_ecdf"}
     assert "regret_seconds" not in text
+    single = {name: history.rows([0]) for name, history in histories.items()}
+    text = write_search_report(tmp_path / "one", single, pool, Oracle(94.0), "")
+    assert {path.stem for path in (tmp_path / "one").glob("regret*")} == {"regret"}
+    assert "regret_ecdf" not in text
 
 
 def test_trials_agree_with_the_histories(tmp_path, histories, pool):
