@@ -48,7 +48,7 @@ class SupervisedReinforce(Reinforce):
         discount: Weight of the next reward in a return; the paper has 0.8 on NAS-Bench-101 and 0.4 on NAS-Bench-201.
         baseline: Subtracted from returns, in percent; None for the mean of a run's own returns so far.
         spread: Standard deviation that the embeddings are scaled to, where the action's is one.
-        episode_length: Queries between two updates.
+        episode_length: Queries between two updates, each of which embeds all candidates anew; the released code has 16.
         learning_rate: Of the policy's Adam.
         hidden_size: Units of the LSTM cell.
         mode: reference does what the released code does: every step is taken from the initial cell, a random one that
@@ -67,8 +67,8 @@ class SupervisedReinforce(Reinforce):
         symmetric: bool = False,
         discount: float = 0.0,
         baseline: float | None = None,
-        spread: float = 0.1,
-        episode_length: int = 16,
+        spread: float = 0.01,
+        episode_length: int = 4,
         learning_rate: float = 0.01,
         hidden_size: int = 128,
         mode: Literal["paper", "reference"] = "paper",

@@ -14,7 +14,7 @@ from lightning_nas.search.supervised_reinforce import SupervisedReinforce, _inpu
 
 SMALL = {
     "latent_dim": 4, "hidden_dim": 16, "num_layers": 2, "encoder_learning_rate": 0.01, "episode_length": 4,
-    "learning_rate": 0.1, "hidden_size": 8,
+    "learning_rate": 0.1, "hidden_size": 8, "spread": 0.1,
 }  # fmt: skip
 REFERENCE = {**SMALL, "mode": "reference", "baseline": 40.0}
 
