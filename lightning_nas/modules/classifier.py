@@ -21,7 +21,7 @@ from lightning_nas.errors import SpaceError, UsageError
 from lightning_nas.nn.auxiliary import HasAuxiliary
 from lightning_nas.nn.cutout import cutout as cut_out
 from lightning_nas.nn.drop_path import has_drop_path, set_drop_path
-from lightning_nas.nn.training import cosine
+from lightning_nas.nn.optimizers import cosine
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.config import describe_space, make_space
 

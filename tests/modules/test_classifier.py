@@ -11,7 +11,7 @@ from lightning_nas.datamodules.cells import EpochShuffle
 from lightning_nas.errors import SpaceError, UsageError
 from lightning_nas.modules.classifier import ImageClassifier, PercentAccuracy
 from lightning_nas.nn.drop_path import DropPath
-from lightning_nas.nn.training import constant, cosine, one_cycle
+from lightning_nas.nn.optimizers import constant, cosine, one_cycle
 from lightning_nas.spaces.categorical import CategoricalSpace
 from lightning_nas.spaces.nasbench201 import NASBench201
 from tests.contract import ModuleContract, quiet_trainer
