@@ -22,7 +22,7 @@ class Outcome:
         column: Which evaluation is the incumbent, from 0; -1 when the run has no score yet.
         valid: Its validation accuracy, percent; NaN when the run has no score yet.
         test: Its test accuracy, percent.
-        seconds: Benchmark seconds the run used; NaN when unknown.
+        seconds: Benchmark seconds the run used, as far as they are known; NaN when none is.
 
     Shapes:
         All ``(R,)``.

@@ -100,10 +100,13 @@ def best_genotype(
     pool: CandidatePool[Any],
     benchmark: Benchmark[Any],
 ) -> dict[str, Any] | None:
-    """The architecture with the best validation accuracy of all runs of all strategies; None before the first score."""
-    scored = {name: np.nan_to_num(end.valid, nan=-np.inf) for name, end in outcomes.items() if end.scored.any()}
-    if not scored:
+    """The best incumbent by validation accuracy of all runs, of those trained longest; None before the first score."""
+    found = {name: end for name, end in outcomes.items() if end.scored.any()}
+    if not found:
         return None
+    epochs = {name: np.where(end.scored, _epochs(histories[name], end), -1) for name, end in found.items()}
+    most = max(int(trained.max()) for trained in epochs.values())  # shorter trainings do not compare
+    scored = {name: np.where(epochs[name] == most, end.valid, -np.inf) for name, end in found.items()}
     strategy = max(scored, key=lambda name: float(scored[name].max()))
     row, end = int(scored[strategy].argmax()), outcomes[strategy]
     index = int(pool.members[histories[strategy].indices[row, end.column[row]]])  # in the space, not in the pool
@@ -119,6 +122,11 @@ def best_genotype(
         "query": int(end.column[row]) + 1,
         "benchmark": benchmark.identity(),
     }
+
+
+def _epochs(history: SearchHistory, end: Outcome) -> np.ndarray:
+    """Epochs behind each run's incumbent, ``(R,)``."""
+    return np.take_along_axis(history.epochs.numpy(), end.column[:, None].clip(0), axis=1)[:, 0]
 
 
 def _space_class(space: SearchSpace[Any]) -> dict[str, Any] | None:
@@ -213,7 +221,7 @@ def summarise_search(run: RunResult) -> Result:
     where = f"{run.folder / 'search' / 'search.json'}: ledger"
     if run.ledger is None:
         raise UsageError(f"{where}: got none; give the SearchCallback a 'ledger' to record its runs")
-    unfinished = [name for name, history in run.histories.items() if int(history.count.min()) < run.num_queries]
+    unfinished = [name for name, history in run.histories.items() if int(history.finished.min()) < run.num_queries]
     unfinished += [name for name in run.strategies if name not in run.histories]
     if unfinished:
         raise UsageError(f"{where}: the search is not finished ({', '.join(unfinished)}); run it to its end first")

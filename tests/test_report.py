@@ -174,6 +174,15 @@ def test_genotype_is_the_best_by_validation_of_all(tmp_path, pool):
     }
 
 
+def test_genotype_is_of_those_trained_longest(tmp_path, pool):
+    short, long = searched(2, 5, 1, failures=0), searched(2, 5, 2, failures=0)
+    short.valid[1, 3] = 99.0
+    short.epochs[:] = 3
+    write_search_report(tmp_path, {"short": short, "long": long}, pool, Oracle(), "")
+    best = json.loads((tmp_path / "genotype.json").read_text("utf-8"))
+    assert (best["strategy"], best["valid"]) == ("long", float(long.valid.max()))
+
+
 def test_genotype_says_null_for_an_unknown_test_accuracy(tmp_path, pool):
     history = searched(1, 3, failures=0)
     history.test[:] = torch.nan
@@ -364,6 +373,14 @@ def test_ledger_entry_with_what_was_not_run(tmp_path, histories):
 def test_wrong_ledger_entries(tmp_path, histories, entry, message):
     run = load_run(leave_run(tmp_path, histories, num_queries=15, ledger=entry))
     with pytest.raises(UsageError, match=message):
+        summarise_search(run)
+
+
+def test_evaluations_that_still_run_are_not_finished(tmp_path, histories):
+    del histories["random"]
+    histories["gp"].status[0, -1] = 1
+    run = load_run(leave_run(tmp_path, histories, num_queries=15))
+    with pytest.raises(UsageError, match=r"not finished \(gp\)"):
         summarise_search(run)
 
 

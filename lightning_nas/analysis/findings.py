@@ -115,7 +115,7 @@ def _cell(row: Row) -> str:
 
 def _result(findings: Findings, runs: Sequence[TrainedRun], seconds: float) -> Result:
     origin = provenance()
-    kind, space = type(runs[0].module).__name__, runs[0].space.name
+    kind, space = runs[0].method, runs[0].space.name
     end = f"_{findings.dataset}" if findings.dataset else ""
     return Result(
         name=f"{kind}/{space}_{findings.name}{end}".lower(),

@@ -42,6 +42,11 @@ class TrainedRun:
     space: FiniteSpace  # type: ignore[type-arg]
     variant: str
 
+    @property
+    def method(self) -> str:
+        """Name of the method: what the module calls itself, otherwise its class."""
+        return str(getattr(self.module, "method", type(self.module).__name__))
+
     @cached_property
     def embeddings(self) -> Tensor:
         """Embedding of every cell of the space, ``(N, D)`` float32."""
@@ -70,7 +75,7 @@ def load_runs(folders: Sequence[Path]) -> dict[str, list[TrainedRun]]:
     variants: dict[str, list[TrainedRun]] = {}
     for run in runs:
         variants.setdefault(run.variant, []).append(run)
-    kinds = [type(group[0].module).__name__ for group in variants.values()]
+    kinds = [group[0].method for group in variants.values()]
     return {
         kind if kinds.count(kind) == 1 else f"{kind} ({group[0].folder.name})": group
         for kind, group in zip(kinds, variants.values(), strict=True)

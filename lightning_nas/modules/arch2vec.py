@@ -187,6 +187,13 @@ class Arch2Vec(LightningModule):
         else:
             self.decoder = JointDecoder(num_vertices, latent_dim, num_ops)
 
+    @property
+    def method(self) -> str:
+        """Name of the method, as papers have it."""
+        if isinstance(self.encoder, GINEncoder):
+            return type(self).__name__
+        return "VGAE" if self.variational else "GAE"
+
     def encode(self, graph: CellGraph) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of every vertex, two of ``(B, V, D)``; -inf for a plain autoencoder."""
         parts = [self._heads(*hidden) for hidden in self._hidden(graph)]

@@ -157,6 +157,8 @@ class UCB(AnalyticAcquisition):
 
     def __init__(self, beta: float = 2.0, block_size: int = 2_000_000) -> None:
         super().__init__(block_size)
+        if not beta >= 0:
+            raise UsageError(f"UCB(beta={beta}): expected a number from 0 on")
         self.beta = beta
 
     def function(self, model: Model, best: Tensor) -> AcquisitionFunction:

@@ -105,9 +105,10 @@ class BayesianSearch(SearchStrategy):
                 model = self.surrogate.fit(X, y, observed | running, draws[:, 1])
         # A run may have no score yet: everything failed, or the first batch still runs.
         scored = seen.done.any(dim=1)
-        chosen = self.acquisition.choose(
-            model, _best(seen, features), features, _visited(seen), draws[:, 0], fitted.shortlist
-        )
+        shortlist = fitted.shortlist
+        if shortlist is not None and seen.length - fitted.evaluations >= shortlist.shape[1]:
+            shortlist = None  # a large batch has used it up
+        chosen = self.acquisition.choose(model, _best(seen, features), features, _visited(seen), draws[:, 0], shortlist)
         return torch.where(scored, chosen, unguided)  # type: ignore[return-value]
 
     def _fit(self, seen: SearchHistory, features: Tensor) -> _Fit:

@@ -40,6 +40,12 @@ class CandidatePool(Generic[A]):
             )
         if embeddings is not None and len(embeddings) != len(self.members):
             raise SearchStateError(f"pool: got {len(embeddings)} embeddings for {len(self.members)} candidates")
+        if embeddings is not None and not bool(embeddings.isfinite().all()):
+            lost = int((~embeddings.isfinite()).any(dim=1).sum())
+            raise SearchStateError(
+                f"pool: got embeddings of which {lost} of {len(embeddings)} are not finite; the module's training must "
+                "have diverged: train it again with a lower learning rate"
+            )
 
     def __len__(self) -> int:
         return len(self.members)

@@ -84,5 +84,7 @@ def describe(value: Any) -> Any:
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
+    if not hasattr(value, "__dict__"):
+        return str(value)
     arguments = {name: describe(item) for name, item in sorted(vars(value).items()) if not name.startswith("_")}
     return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **arguments}

@@ -24,6 +24,13 @@ def test_measures_are_numpys_over_cells_not_fitted():
         assert found[f"Kendall{where}"] == pytest.approx(kendalltau(a, b).statistic)
 
 
+def test_one_number_for_all_cells_ranks_none():
+    truth = torch.linspace(70, 95, 30, dtype=torch.float64)
+    found = _metrics(Prediction(torch.tensor([[0, 1]]), torch.full((1, 30), 80.0, dtype=torch.float64)), 0, truth, 80.0)
+    assert [found[f"{name} above 80 %"] for name in ("Pearson", "Spearman", "Kendall")] == pytest.approx([0, 0, 0])
+    assert found["RMSE above 80 %"] > 0
+
+
 def test_each_fit_predicts_from_its_own_cells():
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(3000, 2, generator=generator)  # more than one chunk

@@ -426,3 +426,11 @@ def test_nonsense_is_refused(arguments):
 def test_a_joint_decoder_needs_to_know_the_number_of_vertices():
     with pytest.raises(UsageError, match="num_vertices"):
         small(decoder="joint")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [({}, "Arch2Vec"), ({"encoder": "gcn"}, "VGAE"), ({"encoder": "gcn", "variational": False}, "GAE")],
+)
+def test_methods_have_the_names_of_papers(arguments, name):
+    assert Arch2Vec(num_ops=5, **arguments).method == name

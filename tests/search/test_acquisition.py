@@ -224,6 +224,8 @@ def test_block_size_is_checked(make):
         make()
     with pytest.raises(UsageError, match="num_candidates=0"):
         Thompson(0)
+    with pytest.raises(UsageError, match="beta=-1"):
+        UCB(beta=-1)
 
 
 def test_choosing_keeps_no_graph(random_model):

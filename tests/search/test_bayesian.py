@@ -178,6 +178,12 @@ def test_between_fits_the_last_one_chooses_from_its_shortlist(pool, written, sco
         assert chosen[run] == shortlist[then.argmax()]
 
 
+def test_a_batch_larger_than_the_shortlist_repeats_nothing(play):
+    strategy = BayesianSearch(GaussianProcess(), encoding=OneHotEncoding(), num_initial=4, refit_every=2, shortlist=4)
+    history = play(strategy, runs=2, capacity=28, q=12)
+    assert all(len(set(row)) == 28 for row in history.indices.tolist())
+
+
 def test_a_fit_is_kept_until_the_next_is_due_and_never_for_another_history(pool, written, scores):
     class Counting(GaussianProcess):
         fits = 0

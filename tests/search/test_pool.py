@@ -54,6 +54,13 @@ def test_whole_space(tiny, pool):
     assert torch.equal(pool.neighbors, tiny.neighbor_table())
 
 
+def test_embeddings_of_a_diverged_module(tiny):
+    embeddings = torch.zeros(81, 2)
+    embeddings[3:5, 1] = torch.nan
+    with pytest.raises(SearchStateError, match=r"2 of 81 are not finite; the module's training must have diverged"):
+        CandidatePool(tiny, embeddings=embeddings)
+
+
 def test_part_of_the_space(tiny):
     chosen = np.random.default_rng(3).permutation(81)[:20].tolist()
     members = [tiny[i] for i in chosen]
