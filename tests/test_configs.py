@@ -79,3 +79,19 @@ def test_flags_win_over_the_file(printed):
     config = printed("fit", "--config", "demo", "--trainer.max_epochs", "77", "--model.latent_dim", "5")
     assert config["trainer"]["max_epochs"] == 77
     assert config["model"]["init_args"]["latent_dim"] == 5
+
+
+def test_every_experiment_has_a_place_of_its_own_in_the_ledger():
+    found = [name for path in ALL.values() for name in ledger_names(yaml.safe_load(path.read_text()))]
+    assert len(found) > 20
+    assert len(set(found)) == len(found)
+
+
+def ledger_names(config):
+    """Names under which the callbacks of an experiment record it."""
+    for callback in config.get("trainer", {}).get("callbacks") or []:
+        arguments = callback.get("init_args", {})
+        if callback["class_path"].endswith("LedgerCallback"):
+            yield arguments["name"]
+        elif arguments.get("ledger"):
+            yield arguments["ledger"]["name"]
