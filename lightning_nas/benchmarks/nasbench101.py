@@ -92,12 +92,12 @@ def prepare(
         )
     order = np.argsort(found.member)
     columns = {name: values[order] for name, values in found.columns.items()}
+    if (len(order) < len(space) or found.missing) and target.stem == PUBLISHED_TABLE.name:
+        raise UsageError(
+            f"{source}: {found.missing or f'holds {len(order):,} of {len(space):,} architectures'}, so its table "
+            f"cannot be called {target.stem!r}; add --name {target.stem}-NAME"
+        )
     if len(order) < len(space):
-        if target.stem == PUBLISHED_TABLE.name:
-            raise UsageError(
-                f"{source}: holds {len(order):,} of {len(space):,} architectures, so its table cannot be called "
-                f"{target.stem!r}; add --name {target.stem}-NAME"
-            )
         columns["member"] = found.member[order]
     elif not found.missing:
         _check_optima(columns, source, complete=len(space) == PUBLISHED_TABLE.rows)

@@ -94,26 +94,39 @@ class TabularBenchmark(Benchmark[A]):
             BenchmarkDataError: The table does not hold one of them.
         """
         at = self.epochs if epochs is None else epochs
-        rows = indices if self._row is None else self._row[indices]
-        if self._row is not None and bool((rows < 0).any()):
-            stranger = int(indices[rows < 0][0])
-            raise BenchmarkDataError(
-                f"{self.table.path}: holds {len(self.table):,} of the {len(self._row):,} architectures of "
-                f"{self.space.name!r}, and {self.space.format(self.space[stranger])} (index {stranger}) is not among "
-                "them; choose from the benchmark's 'members'"
-            )
+        rows = self._rows(indices)
         valid, test = self._valid_at(at)[rows], self._test[rows]
         cost = self._cost_at(at)
         seconds = torch.full_like(valid, torch.nan) if cost is None else cost[rows]
         return Evaluations(as_column(valid), as_column(test), as_column(seconds))
+
+    def _rows(self, indices: LongTensor) -> Tensor:
+        """Where in the table architectures are."""
+        size = len(self.space)
+        outside = (indices < 0) | (indices >= size)
+        if bool(outside.any()):
+            raise BenchmarkDataError(
+                f"{self.table.path}: got the index {int(indices[outside][0])}, expected 0 to {size - 1}, the "
+                f"architectures of {self.space.name!r}"
+            )
+        if self._row is None:
+            return indices
+        rows = self._row[indices]
+        if bool((rows < 0).any()):
+            stranger = int(indices[rows < 0][0])
+            raise BenchmarkDataError(
+                f"{self.table.path}: holds {len(self.table):,} of the {size:,} architectures of "
+                f"{self.space.name!r}, and {self.space.format(self.space[stranger])} (index {stranger}) is not among "
+                "them; choose from the benchmark's 'members'"
+            )
+        return rows
 
     def final_valid(self, indices: LongTensor) -> Tensor | None:
         """Validation accuracy after ``test_epochs``, mean over seeds; None where it is the reward, or not tabulated."""
         column = f"{self._dataset}/valid@{self.test_epochs}"
         if self.test_epochs == self.epochs or column not in self.table.columns:
             return None
-        rows = indices if self._row is None else self._row[indices]
-        return as_column(self.table.mean_over_seeds(column))[rows]
+        return as_column(self.table.mean_over_seeds(column))[self._rows(indices)]
 
     def evaluate(self, archs: Sequence[A], epochs: int | None = None) -> Evaluations:
         """Scores of architectures in the given order."""

@@ -93,7 +93,7 @@ def one_cycle(step: int, total: float) -> float:
         total: Steps of the whole training.
     """
     warm_up = total / 10
-    if total == math.inf:
+    if total in (0, math.inf):
         return 1.0
     if step + 1 < warm_up:
         return (step + 1) / warm_up
@@ -110,6 +110,8 @@ class Arch2Vec(LightningModule):
     network stays in evaluation mode, so from then on it trains as a plain autoencoder with frozen batch normalisation,
     no sampling and no dropout; losses are averaged over all entries; the KL term is divided by batch size times V
     once more. Take its other habits, too: dropout 0.3, batches of 32, learning rate 1e-3, the last tenth held out.
+    Its batches are the same in every epoch, ours are not; with ``encoder="gcn"`` its heads end in a ReLU and its layers
+    drop out their inputs, which is not repeated.
 
     Args:
         num_ops: Operation labels K (linked from the data).
@@ -159,10 +161,17 @@ class Arch2Vec(LightningModule):
         schedule: Literal["constant", "one_cycle"] = "constant",
     ) -> None:
         super().__init__()
-        if not 0.0 <= dropout < 1.0 or kl_weight < 0.0:
+        if not 0.0 <= dropout < 1.0 or kl_weight < 0.0 or min(latent_dim, hidden_dim, num_layers) < 1:
             raise UsageError(
-                f"Arch2Vec(dropout={dropout}, kl_weight={kl_weight}): expected dropout in [0, 1) and kl_weight >= 0"
+                f"Arch2Vec(dropout={dropout}, kl_weight={kl_weight}, latent_dim={latent_dim}, hidden_dim={hidden_dim}, "
+                f"num_layers={num_layers}): expected dropout in [0, 1), kl_weight >= 0 and positive sizes"
             )
+        for value, known in (
+            (mode, ("paper", "reference")), (encoder, ("gin", "gcn")),
+            (decoder, ("dot_product", "joint")), (schedule, ("constant", "one_cycle")),
+        ):  # fmt: skip
+            if value not in known:
+                raise UsageError(f"Arch2Vec: got {value!r}, expected {' or '.join(map(repr, known))}")
         self.save_hyperparameters(ignore=["optimizer"])
         self.num_ops, self.dropout, self.kl_weight, self.mode, self.seed = num_ops, dropout, kl_weight, mode, seed
         self.optimizer, self.schedule, self.variational = optimizer, schedule, variational

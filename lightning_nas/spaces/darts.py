@@ -55,7 +55,7 @@ class DARTSCell(FiniteSpace[Cell]):
     Any other cell can be parsed, drawn as a graph and built, but has no index.
 
     Args:
-        num_cells: Members of the space; more than 50,000 are sampled once and kept in ``$LIGHTNING_NAS_DATA``.
+        num_cells: Members of the space; from 50,000 on they are sampled once and kept in ``$LIGHTNING_NAS_DATA``.
         max_flops: Multiply-adds of the network of 14 layers and 48 channels for an image of 224 x 224 pixels, counted
             as in the paper (see :func:`~lightning_nas.spaces.darts_sample.imagenet_flops`).
         seed: Seed of the drawing.

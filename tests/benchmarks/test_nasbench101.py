@@ -284,6 +284,13 @@ def test_missing_cells_and_repeats_need_consent_and_a_name(trainings, tmp_path):
     assert got.valid[1] == pytest.approx(100 * np.mean(repeats(trainings, CHOSEN[0], 36, "valid")))
 
 
+def test_missing_trainings_alone_need_a_name_too(trainings, tmp_path):
+    lost = [t for t in trainings if not (t["index"] == 90 and t["epochs"] == 36 and t["repeat"])]
+    path = write(tmp_path / "x.tfrecord", lost)
+    message = "fewer than 3 trainings of 36 epochs, so its table cannot be called 'nasbench101'; add --name"
+    refused(UsageError, message, path, tmp_path / "nasbench101.npz", allow_partial=True)
+
+
 def test_cells_without_the_longest_training_are_left_out(trainings, tmp_path):
     lost = [t for t in trainings if not (t["index"] == 3 and t["epochs"] == 108)]
     table = prepare(write(tmp_path / "x.tfrecord", lost), tmp_path / "s.npz", space=SPACE, allow_partial=True)

@@ -120,6 +120,13 @@ def test_a_stranger(folder):
         toy().evaluate([(7, 7)])
 
 
+@pytest.mark.parametrize("index", [-1, 6])
+def test_an_index_that_is_none(folder, index):
+    for benchmark in (toy(), partial(folder)):
+        with pytest.raises(BenchmarkDataError, match=rf"got the index {index}, expected 0 to 5, the arch.*'pairs'"):
+            benchmark.lookup(torch.tensor([4, index]))
+
+
 def partial(folder, members=(4, 0, 3), **columns):
     rows = {name: values[[4, 0, 3]] for name, values in COLUMNS.items()}
     write_table(folder / "part.npz", {"space": "pairs"}, {**rows, "member": np.array(members), **columns})

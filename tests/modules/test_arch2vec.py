@@ -417,7 +417,9 @@ def adam(parameters):
     return torch.optim.Adam(parameters, lr=0.01)
 
 
-@pytest.mark.parametrize("arguments", [{"dropout": 1.0}, {"dropout": -0.1}, {"kl_weight": -1.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"dropout": 1.0}, {"dropout": -0.1}, {"kl_weight": -1.0}, {"num_layers": 0}, {"hidden_dim": 0}]
+)
 def test_nonsense_is_refused(arguments):
     with pytest.raises(UsageError, match=next(iter(arguments))):
         small(**arguments)
@@ -434,3 +436,11 @@ def test_a_joint_decoder_needs_to_know_the_number_of_vertices():
 )
 def test_methods_have_the_names_of_papers(arguments, name):
     assert Arch2Vec(num_ops=5, **arguments).method == name
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mode": "Reference"}, {"encoder": "gat"}, {"decoder": "dot"}, {"schedule": "cosine"}]
+)
+def test_unknown_choices_are_refused(wrong):
+    with pytest.raises(UsageError, match=f"got '{next(iter(wrong.values()))}', expected '"):
+        Arch2Vec(num_ops=5, **wrong)
