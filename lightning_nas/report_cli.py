@@ -44,8 +44,8 @@ def report(
     Args:
         runs: Run folders, or folders that hold some; ``--runs`` may be left out.
         format: How the table is written: markdown, csv or latex (booktabs).
-        output: With runs: folder for the table and a joint figure of regret over queries, and where costs are known, of
-            regret over seconds and of its distribution at the end. With ``--ledger``: the page, default RESULTS.md.
+        output: With runs: folder for the table and joint figures of regret over queries, of its distribution at the end
+            and, where costs are known, over seconds. With ``--ledger``: the page, default RESULTS.md.
         record: Folder of the ledger, usually docs/results; writes the JSON of every given run there. Runs of one
             experiment with different seeds are combined.
         ledger: Render the ledger from its JSON files.
