@@ -47,7 +47,7 @@ def test_joint_figure_has_every_history(tmp_path, monkeypatch):
 
 def test_regrets_of_two_benchmarks_do_not_share_a_figure(tmp_path):
     written = comparison.comparison_figures([result("a", "gp"), result("b", "gp", dataset="cifar10")], tmp_path)
-    kinds = ("", "_seconds", "_ecdf")
+    kinds = ("", "_ecdf", "_seconds")
     expected = [f"regret-{n}{kind}.{suffix}" for n in (1, 2) for kind in kinds for suffix in ("png", "pdf")]
     assert [path.name for path in written] == expected
 
