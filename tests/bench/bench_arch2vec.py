@@ -23,7 +23,7 @@ from lightning_nas.spaces.nasbench201 import NASBench201
 
 REPEATS, SAMPLES, SINGLE = 3, 10_000, 300
 TARGET, LIMIT = 0.999, 15  # share of whole graphs; epochs after which the plain loop gives up
-BATCH, RATE, EPOCHS, EVERY = 64, 5e-3, 2, 55  # ours; accuracy is looked at every so many steps
+BATCH, RATE, EPOCHS, EVERY = 64, 1e-2, 3, 55  # ours; accuracy is looked at every so many steps
 
 
 class PlainLayer(nn.Module):
