@@ -42,9 +42,9 @@ bench: $(VENV)/.dev  ## Run every comparison in tests/bench
 	@set -e; for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 PRETRAIN := $(foreach space,nasbench101 nasbench201 darts,$(space) $(space)_vgae $(space)_gae) \
-	nasbench101_joint
+	nasbench101_joint darts_joint
 
-pretrain: $(VENV)/.run  ## Table 1 of arch2vec: 10 models with 3 seeds each into the ledger; continues where it was stopped
+pretrain: $(VENV)/.run  ## Table 1 of arch2vec: 11 models with 3 seeds each into the ledger; continues where it was stopped
 	@set -e; for model in $(PRETRAIN); do for seed in 0 1 2; do \
 		run=runs/table1/$$model/$$seed; test -e $$run/result || $(BIN)/lightning-nas fit \
 			--config arch2vec/$$model --run_dir $$run --ckpt_path last --seed_everything $$seed \
