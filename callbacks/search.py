@@ -17,7 +17,6 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lightning_nas.benchmarks.base import Benchmark
-from lightning_nas.benchmarks.workers_local import LocalWorkers
 from lightning_nas.callbacks.progress import SearchProgress
 from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.files import ensure_writable, write_atomically
@@ -26,6 +25,7 @@ from lightning_nas.search.history import SearchHistory
 from lightning_nas.search.loop import best_so_far, search_asynchronously, search_rounds
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.strategy import SearchStrategy, describe
+from lightning_nas.workers.local import LocalWorkers
 
 
 class SearchCallback(Callback):

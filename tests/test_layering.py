@@ -20,13 +20,14 @@ ALLOWED = {
     "nn": LEAVES,
     "spaces": LEAVES | {"nn"},
     "metrics": CORE,
-    "datamodules": CORE,
+    "datamodules": CORE | {"workers"},
     "modules": CORE | {"metrics"},
-    "benchmarks": CORE,
-    "benchmarks.live": CORE | {"benchmarks", "modules", "datamodules"},
+    "workers": CORE,
+    "benchmarks": CORE | {"workers"},
+    "benchmarks.live": CORE | {"benchmarks", "workers", "modules", "datamodules"},
     "search": CORE | {"benchmarks"},
     "predictors": CORE | {"modules", "search"},
-    "callbacks": CORE | REPORTING | {"search", "predictors", "benchmarks", "modules", "metrics"},
+    "callbacks": CORE | REPORTING | {"search", "predictors", "benchmarks", "workers", "modules", "metrics"},
     "genotype": CORE,
     "loading": CORE | {"modules"},
     "retraining": CORE | {"modules"},
@@ -46,7 +47,7 @@ ALLOWED = {
     "nascli": None,  # everything
     "cli": None,
 }
-NO_LIGHTNING = {"nn", "spaces", "search", "errors", "files", "provenance", *REPORTING}
+NO_LIGHTNING = {"nn", "spaces", "workers", "search", "errors", "files", "provenance", *REPORTING}
 AT_TOP_LEVEL_ONLY_WHERE_USED = {
     "matplotlib", "sklearn", "lightgbm", "torch_geometric", "xgboost", "kornia", "PIL", "torchvision",
 }  # fmt: skip

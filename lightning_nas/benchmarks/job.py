@@ -5,25 +5,27 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore
 from lightning_nas.files import write_atomically
 from lightning_nas.nn.complexity import count_flops, count_parameters
+from lightning_nas.nn.images import LabelledImages
 from lightning_nas.nn.training import Training, TrainingData, TrainingRecipe
 from lightning_nas.spaces.base import SearchSpace
+from lightning_nas.workers.base import Job
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TrainingJob:
+class TrainingJob(Job):
     """Everything a worker needs to train any architecture.
 
     Args:
@@ -34,7 +36,6 @@ class TrainingJob:
         num_seeds: Networks trained side by side, with consecutive seeds.
         store: Where the worker keeps results; None when it cannot reach the file and the caller keeps them.
         unfinished: Folder of trainings that ended before the recipe's last epoch, to be continued; None for none.
-        device: Where to train, for example ``cuda:0``.
     """
 
     space: SearchSpace[Any]
@@ -44,18 +45,17 @@ class TrainingJob:
     num_seeds: int = 1
     store: ResultStore | None = None
     unfinished: Path | None = None
-    device: str = "cpu"
 
-    def run(self, key: ResultKey) -> list[Result]:
+    def run(self, task: ResultKey) -> list[Result]:
         """Train an architecture and keep the results, also when training fails.
 
         Args:
-            key: What to train; its seed is the first of the seeds.
+            task: What to train; its seed is the first of the seeds.
 
         Returns:
             One result for every seed.
         """
-        keys = [key._replace(seed=seed) for seed in self._seeds(key)]
+        keys = [task._replace(seed=seed) for seed in self._seeds(task)]
         try:
             results = self._train(keys)
         except (Exception, SystemExit) as error:  # whatever a candidate does wrong must not end the search
@@ -63,6 +63,12 @@ class TrainingJob:
         if self.store is not None:
             self.store.put(*results)
         return results
+
+    def elsewhere(self, device: str, folder: Path | None) -> Self:
+        """The same with all images in memory; unfinished trainings are kept in the folder, if there is one."""
+        train, valid, test = map(_in_memory, (self.data.train, self.data.valid, self.data.test))
+        data = replace(self.data, train=train, valid=valid, test=test)
+        return replace(self, data=data, store=None, unfinished=folder and folder / "unfinished", device=device)
 
     def _seeds(self, key: ResultKey) -> range:
         return range(key.seed, key.seed + self.num_seeds)
@@ -129,3 +135,10 @@ def _uploaded(data: TrainingData, device: torch.device) -> TrainingData:
 def _shape(data: TrainingData) -> tuple[int, int, int]:
     channels, height, width = data.train.images.shape[1:]
     return channels, height, width
+
+
+def _in_memory(split: LabelledImages) -> LabelledImages:
+    def loaded(tensor: Tensor) -> Tensor:
+        return tensor if tensor.untyped_storage().filename is None else tensor.clone()
+
+    return LabelledImages(*map(loaded, split))

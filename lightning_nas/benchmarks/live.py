@@ -17,12 +17,12 @@ from lightning_nas.benchmarks.job import TrainingJob
 from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore, fingerprint
 from lightning_nas.benchmarks.table import data_dir
 from lightning_nas.benchmarks.training_queue import TrainingQueue
-from lightning_nas.benchmarks.workers import Workers
-from lightning_nas.benchmarks.workers_local import LocalWorkers
 from lightning_nas.errors import SpaceError, UsageError
 from lightning_nas.nn.complexity import count_flops
 from lightning_nas.nn.training import TRAINING_VERSION, TrainingData, TrainingRecipe
 from lightning_nas.spaces.base import A, FiniteSpace, SearchSpace
+from lightning_nas.workers.base import Workers
+from lightning_nas.workers.local import LocalWorkers
 
 if TYPE_CHECKING:  # workers import this file, and Lightning would cost each of them many seconds
     from lightning_nas.datamodules.vision import VisionDataModule
@@ -56,8 +56,8 @@ class LiveBenchmark(Benchmark[A]):
         store: SQLite file that keeps the results; default ``<data>.sqlite`` (``digits.sqlite`` for the digits) in
             ``$LIGHTNING_NAS_DATA`` or a cache folder in the home.
         workers: Who trains: a number of processes on this machine, or
-            ``lightning_nas.benchmarks.workers_dask.DaskWorkers``, ``….workers_slurm.SlurmWorkers`` or, from Python,
-            any executor in ``….workers.ExecutorWorkers``; default ``….workers_local.LocalWorkers``, with a process for
+            ``lightning_nas.workers.dask.DaskWorkers``, ``….slurm.SlurmWorkers`` or, from Python,
+            any executor in ``….base.ExecutorWorkers``; default ``….local.LocalWorkers``, with a process for
             every GPU or core of this machine.
         retry_failed: Train again what failed in an earlier run.
         average_last: Validation accuracy is the mean over so many last epochs of a training; arch2vec has 5 in the

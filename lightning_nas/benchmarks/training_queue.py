@@ -9,8 +9,8 @@ from functools import partial
 
 from lightning_nas.benchmarks.job import TrainingJob
 from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore
-from lightning_nas.benchmarks.workers import Workers
 from lightning_nas.errors import EvaluationError, NASError
+from lightning_nas.workers.base import Workers
 
 
 class TrainingQueue:

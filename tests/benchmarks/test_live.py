@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_nas.benchmarks import live, workers_local
+from lightning_nas.benchmarks import live
 from lightning_nas.benchmarks.live import LiveBenchmark
 from lightning_nas.benchmarks.store import Result, ResultStore
 from lightning_nas.errors import BenchmarkDataError, EvaluationError, SpaceError, UsageError
@@ -21,6 +21,7 @@ from lightning_nas.search.loop import search_asynchronously
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.random import RandomSearch
 from lightning_nas.spaces.nasbench201 import NASBench201
+from lightning_nas.workers import local
 from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, Stripes, TroubledSpace, make, until
 
 ROOT = Path(__file__).parents[2]
@@ -280,7 +281,7 @@ def test_close_leaves_no_worker_and_a_later_evaluation_starts_anew(tmp_path, mak
 
 
 def test_workers_that_cannot_start_are_an_error(make_live, monkeypatch):
-    monkeypatch.setattr(workers_local, "_start_worker", os._exit)
+    monkeypatch.setattr(local, "_start_worker", os._exit)
     with pytest.raises(EvaluationError, match="__main__"):
         make_live().evaluate([CONV])
 
@@ -344,11 +345,11 @@ def test_a_worker_imports_nothing_slow(tmp_path):
         import sys
         sys.path.insert(0, {str(ROOT)!r})
         from tests.benchmarks.stripes import *
-        from lightning_nas.benchmarks import workers_local
+        from lightning_nas.workers.base import run_alone
         from lightning_nas.benchmarks.store import ResultKey
         bench = make({str(tmp_path)!r})
         bench.prepare()
-        (result,) = workers_local.train(bench._job(), ResultKey("nasbench201", bench.space.format(CONV), "r", 0, 1))
+        (result,) = run_alone(bench._job(), ResultKey("nasbench201", bench.space.format(CONV), "r", 0, 1))
         assert result.error is None
         slow = {{"pytorch_lightning", "torch._dynamo", "sklearn", "distributed", "submitit"}}
         assert not slow & set(sys.modules)
@@ -380,12 +381,12 @@ def test_the_command_line_reads_it_and_trains_digits(tmp_path):
 @pytest.mark.parametrize(
     ("given", "kind"),
     [
-        (3, "workers_local.LocalWorkers"),
-        (None, "workers_local.LocalWorkers"),
-        ({"class_path": "lightning_nas.benchmarks.workers_dask.DaskWorkers"}, "workers_dask.DaskWorkers"),
+        (3, "local.LocalWorkers"),
+        (None, "local.LocalWorkers"),
+        ({"class_path": "lightning_nas.workers.dask.DaskWorkers"}, "dask.DaskWorkers"),
         (
-            {"class_path": "lightning_nas.benchmarks.workers_slurm.SlurmWorkers", "init_args": {"folder": "jobs"}},
-            "workers_slurm.SlurmWorkers",
+            {"class_path": "lightning_nas.workers.slurm.SlurmWorkers", "init_args": {"folder": "jobs"}},
+            "slurm.SlurmWorkers",
         ),
     ],
     ids=str,

@@ -5,9 +5,9 @@ import pytest
 
 from lightning_nas.benchmarks.tabular import TabularBenchmark
 from lightning_nas.benchmarks.tabulation import Tabulation, shards_of
-from lightning_nas.benchmarks.workers import ExecutorWorkers
 from lightning_nas.errors import BenchmarkDataError, UsageError
 from lightning_nas.nn.training import TrainingRecipe
+from lightning_nas.workers.base import ExecutorWorkers
 from tests.benchmarks.stripes import make
 from tests.benchmarks.widths import Widths
 

@@ -7,7 +7,6 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lightning_nas.benchmarks.tabular import TabularBenchmark
-from lightning_nas.benchmarks.workers_local import LocalWorkers
 from lightning_nas.callbacks.search import SearchCallback
 from lightning_nas.datamodules.cells import CellDataModule
 from lightning_nas.errors import SearchStateError, UsageError
@@ -28,6 +27,7 @@ from lightning_nas.search.strategy import SearchStrategy
 from lightning_nas.search.supervised_reinforce import SupervisedReinforce
 from lightning_nas.spaces.encodings import GraphEncoding, OneHotEncoding
 from lightning_nas.trainer import NASTrainer
+from lightning_nas.workers.local import LocalWorkers
 from tests.contract import (
     OtherSpace,
     TinySpace,

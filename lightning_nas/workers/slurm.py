@@ -11,16 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_nas.benchmarks.job import TrainingJob
-from lightning_nas.benchmarks.store import Result, ResultKey
-from lightning_nas.benchmarks.workers import WorkerLostError, Workers, remote_job, train, write_job
 from lightning_nas.errors import EvaluationError, UsageError
+from lightning_nas.workers.base import Job, WorkerLostError, Workers, run_alone, write_job
 
 _POLL_SECONDS = 1.0
 
 
 class SlurmWorkers(Workers):
-    """One Slurm job for every training, through submitit; needs ``pip install 'lightning-nas[slurm]'``.
+    """One Slurm job for every task, through submitit; needs ``pip install 'lightning-nas[slurm]'``.
 
     The images are written to the folder once. Results travel back to this process, which keeps them. A job that ends
     without a result (out of time or memory, or on a node that failed) is submitted once more. Jobs are cancelled when
@@ -32,8 +30,8 @@ class SlurmWorkers(Workers):
         partition: Slurm's partition; default: the cluster's.
         num_workers: Jobs in Slurm's queue at a time.
         timeout_min: Minutes after which Slurm ends a job.
-        cpus_per_task: Cores of a job. A training on CPUs uses one.
-        gpus_per_node: GPUs of a job, 0 or 1; with one, it trains there.
+        cpus_per_task: Cores of a job. A task on CPUs uses one.
+        gpus_per_node: GPUs of a job, 0 or 1; with one, it works there.
         mem_gb: Memory of a job; default: the cluster's.
         slurm: Further options of ``sbatch``, for example ``{qos: low, account: nas}``.
         cluster: ``local`` runs the jobs as processes of this machine and ``debug`` in this process, to try them out.
@@ -54,7 +52,7 @@ class SlurmWorkers(Workers):
         if num_workers < 1 or gpus_per_node not in (0, 1):
             raise UsageError(
                 f"SlurmWorkers: got num_workers={num_workers} and gpus_per_node={gpus_per_node}, expected at least 1 "
-                "and 0 or 1: a training uses one GPU"
+                "and 0 or 1: a task uses one GPU"
             )
         self.folder = Path(folder).expanduser().absolute()
         self.num_workers, self.device, self.cluster = num_workers, "cuda" if gpus_per_node else "cpu", cluster
@@ -98,16 +96,16 @@ class SlurmWorkers(Workers):
             raise UsageError(f"SlurmWorkers: {error}") from error
         return executor
 
-    def start(self, job: TrainingJob) -> None:
+    def start(self, job: Job) -> None:
         """Write the job to the folder."""
         self._executor = SubmititExecutor(self._submitit())
-        self._job = write_job(remote_job(job, self.device, self.folder), self.folder)
+        self._job = write_job(job.elsewhere(self.device, self.folder), self.folder)
 
-    def submit(self, key: ResultKey) -> Future[list[Result]]:
+    def submit(self, task: Any) -> Future[Any]:
         """Submit a job."""
         assert self._executor is not None
         try:
-            return self._executor.submit(train, self._job, key)
+            return self._executor.submit(run_alone, self._job, task)
         except Exception as error:  # sbatch can refuse for as many reasons as there are clusters
             raise EvaluationError(f"SlurmWorkers: no job can be submitted ({error})") from error
 

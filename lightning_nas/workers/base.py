@@ -1,4 +1,4 @@
-"""Where a live benchmark's trainings take place: the contract, and workers behind any executor of PEP 3148."""
+"""Where costly work takes place: the contract, and workers behind any executor of PEP 3148."""
 
 from __future__ import annotations
 
@@ -8,34 +8,54 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Self
 
 import torch
-from torch import Tensor
 
-from lightning_nas.benchmarks.job import TrainingJob
-from lightning_nas.benchmarks.store import Result, ResultKey
 from lightning_nas.errors import EvaluationError, UsageError
 from lightning_nas.files import ensure_writable
-from lightning_nas.nn.images import LabelledImages
 
 _alone = threading.Lock()
 
 
 class WorkerLostError(EvaluationError):
-    """A worker ended before its training did: killed, out of memory, out of time."""
+    """A worker ended before its work did: killed, out of memory, out of time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(ABC):
+    """All that a worker needs to do any of many tasks; sent to it once.
+
+    Args:
+        device: Where the work takes place, for example ``cuda:0``.
+    """
+
+    device: str = "cpu"
+
+    @abstractmethod
+    def run(self, task: Any) -> Any:
+        """Do one task; what it gives must not depend on the worker or on earlier tasks."""
+
+    def elsewhere(self, device: str, folder: Path | None) -> Self:
+        """The same for another machine, which cannot open this one's files.
+
+        Args:
+            device: Where the work takes place there.
+            folder: A folder that both reach; None for none.
+        """
+        return replace(self, device=device)
 
 
 class Workers(ABC):
-    """Trains architectures somewhere else, several at a time.
+    """Does tasks of one job somewhere else, several at a time.
 
     Attributes:
-        device: Where trainings take place: ``cpu``, or a GPU such as ``cuda`` or ``cuda:0``.
+        device: Where the work takes place: ``cpu``, or a GPU such as ``cuda`` or ``cuda:0``.
         keeps_results: Whether the workers write to the store; otherwise results travel back and the caller writes them.
-        deaths: What a training's future raises when its worker is lost. Any other error is no fault of the
-            architecture.
+        deaths: What a task's future raises when its worker is lost. Any other error is no fault of the task.
     """
 
     device: str = "cpu"
@@ -45,28 +65,28 @@ class Workers(ABC):
     @property
     @abstractmethod
     def parallelism(self) -> int:
-        """Trainings that can run at a time."""
+        """Tasks that can be done at a time."""
 
     def prepare(self) -> None:
-        """Check whatever can fail before anything is trained (default: nothing)."""
+        """Check whatever can fail before any work (default: nothing)."""
 
     @abstractmethod
-    def start(self, job: TrainingJob) -> None:
-        """Get ready to train.
+    def start(self, job: Job) -> None:
+        """Get ready.
 
         Args:
-            job: What is to be done with every architecture.
+            job: What is to be done with every task.
 
         Raises:
             EvaluationError: No worker can be had.
         """
 
     @abstractmethod
-    def submit(self, key: ResultKey) -> Future[list[Result]]:
-        """Train one architecture; never waits."""
+    def submit(self, task: Any) -> Future[Any]:
+        """Do one task; never waits."""
 
     def stop(self) -> None:
-        """End all trainings and release the workers; :meth:`start` may follow (default: nothing)."""
+        """End all work and release the workers; :meth:`start` may follow (default: nothing)."""
 
 
 class ExecutorWorkers(Workers):
@@ -76,11 +96,11 @@ class ExecutorWorkers(Workers):
 
     Args:
         executor: Anything with the ``submit`` of :class:`concurrent.futures.Executor`.
-        num_workers: Trainings at a time. In one process they go one after the other, since they seed torch's global
+        num_workers: Tasks at a time. In one process they go one after the other, since they seed torch's global
             generator: give every worker a process, or as many as there are.
-        device: Where a worker trains, for example ``cuda``.
+        device: Where a worker works, for example ``cuda``.
         folder: A folder that all workers reach. The images are written there once, instead of being sent with every
-            architecture, and trainings of fewer than the recipe's epochs are kept there to be continued; without it
+            task, and trainings of fewer than the recipe's epochs are kept there to be continued; without it
             they start again.
     """
 
@@ -92,23 +112,23 @@ class ExecutorWorkers(Workers):
         if num_workers < 1:
             raise UsageError(f"ExecutorWorkers: got num_workers={num_workers}, expected at least 1")
         self.executor, self.num_workers, self.device, self.folder = executor, num_workers, device, folder
-        self._job: TrainingJob | Path | None = None
+        self._job: Job | Path | None = None
 
     @property
     def parallelism(self) -> int:
         """``num_workers``."""
         return self.num_workers
 
-    def start(self, job: TrainingJob) -> None:
+    def start(self, job: Job) -> None:
         """Write the job to the folder, if there is one."""
         folder = Path(self.folder).expanduser().absolute() if self.folder else None
-        remote = remote_job(job, self.device, folder)
+        remote = job.elsewhere(self.device, folder)
         self._job = remote if folder is None else write_job(remote, folder)
 
-    def submit(self, key: ResultKey) -> Future[list[Result]]:
-        """Hand an architecture to the executor."""
+    def submit(self, task: Any) -> Future[Any]:
+        """Hand a task to the executor."""
         assert self._job is not None
-        return self.executor.submit(train, self._job, key)
+        return self.executor.submit(run_alone, self._job, task)
 
     def stop(self) -> None:
         """Remove the job from the folder."""
@@ -117,12 +137,12 @@ class ExecutorWorkers(Workers):
         self._job = None
 
 
-def train(job: TrainingJob | Path, key: ResultKey) -> list[Result]:
-    """Train in this process, alone and on one thread, so that the outcome is the same wherever it takes place.
+def run_alone(job: Job | Path, task: Any) -> Any:
+    """Work in this process, alone and on one thread, so that the outcome is the same wherever it takes place.
 
     Args:
         job: What to do, or the file it lies in.
-        key: What to train.
+        task: Which task.
     """
     if isinstance(job, Path):
         job = read_job(job)
@@ -132,43 +152,23 @@ def train(job: TrainingJob | Path, key: ResultKey) -> list[Result]:
         torch.set_num_threads(1)
         cudnn.deterministic = True
         try:
-            return job.run(key)
+            return job.run(task)
         finally:
             torch.set_num_threads(threads)
             cudnn.deterministic = deterministic
 
 
 @lru_cache(maxsize=1)
-def read_job(path: Path) -> TrainingJob:
+def read_job(path: Path) -> Job:
     """The job in a file; a process reads it once."""
-    job: TrainingJob = pickle.loads(path.read_bytes())
+    job: Job = pickle.loads(path.read_bytes())
     return job
 
 
-def write_job(job: TrainingJob, folder: Path) -> Path:
-    """Write a job to a new file, so that it is not sent with every architecture."""
+def write_job(job: Job, folder: Path) -> Path:
+    """Write a job to a new file, so that it is not sent with every task."""
     ensure_writable(folder)
     handle, path = tempfile.mkstemp(dir=folder, prefix="job-", suffix=".pickle")
     with os.fdopen(handle, "wb") as file:
         pickle.dump(job, file)
     return Path(path)
-
-
-def remote_job(job: TrainingJob, device: str, folder: Path | None) -> TrainingJob:
-    """A job for another machine, which cannot open this one's files.
-
-    Args:
-        job: The job for this machine.
-        device: Where to train there.
-        folder: A folder that both reach, for unfinished trainings; None to keep none.
-    """
-    train, valid, test = map(_in_memory, (job.data.train, job.data.valid, job.data.test))
-    data = replace(job.data, train=train, valid=valid, test=test)
-    return replace(job, data=data, store=None, unfinished=folder and folder / "unfinished", device=device)
-
-
-def _in_memory(split: LabelledImages) -> LabelledImages:
-    def loaded(tensor: Tensor) -> Tensor:
-        return tensor if tensor.untyped_storage().filename is None else tensor.clone()
-
-    return LabelledImages(*map(loaded, split))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lightning_nas.benchmarks.store import ResultStore
-from lightning_nas.benchmarks.workers_dask import DaskWorkers
 from lightning_nas.errors import EvaluationError, UsageError
+from lightning_nas.workers.dask import DaskWorkers
 from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, TroubledSpace, until
 
 distributed = pytest.importorskip("distributed")

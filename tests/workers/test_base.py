@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from lightning_nas.benchmarks.store import ResultStore
-from lightning_nas.benchmarks.workers import ExecutorWorkers, remote_job, train
-from lightning_nas.benchmarks.workers_local import LocalWorkers
 from lightning_nas.errors import EvaluationError, UsageError
 from lightning_nas.nn.images import LabelledImages
+from lightning_nas.workers.base import ExecutorWorkers, run_alone
+from lightning_nas.workers.local import LocalWorkers
 from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, TroubledSpace
 
 ARCHS = [CONV, MIXED, SKIP, POOL]
@@ -84,7 +84,7 @@ def test_a_job_for_elsewhere_needs_no_file_of_this_machine(tmp_path, make_live):
     (tmp_path / "pixels").write_bytes(bytes(range(64)))
     pixels = torch.from_file(str(tmp_path / "pixels"), size=64, dtype=torch.uint8).view(1, 1, 8, 8)
     mapped = replace(job, data=replace(job.data, test=LabelledImages(pixels, torch.zeros(1, dtype=torch.long))))
-    sent = pickle.dumps(remote_job(mapped, "cuda", None))
+    sent = pickle.dumps(mapped.elsewhere("cuda", None))
     expected = pixels.clone()
     del pixels, mapped
     (tmp_path / "pixels").unlink()
@@ -137,7 +137,7 @@ def test_kernels_are_deterministic_while_training(make_live):
             seen.append(torch.backends.cudnn.deterministic)
 
     before = torch.backends.cudnn.deterministic
-    train(Spy(), None)
+    run_alone(Spy(), None)
     assert seen == [True]
     assert torch.backends.cudnn.deterministic == before
 

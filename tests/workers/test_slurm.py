@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_nas.benchmarks import workers_slurm
 from lightning_nas.benchmarks.store import ResultStore
-from lightning_nas.benchmarks.workers_slurm import SlurmWorkers, SubmititExecutor
 from lightning_nas.errors import EvaluationError, UsageError
+from lightning_nas.workers import slurm
+from lightning_nas.workers.slurm import SlurmWorkers, SubmititExecutor
 from tests.benchmarks.stripes import CONV, MIXED, SKIP, TroubledSpace, until
 
 submitit = pytest.importorskip("submitit")
@@ -17,7 +17,7 @@ submitit = pytest.importorskip("submitit")
 
 @pytest.fixture
 def workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers_slurm, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(slurm, "_POLL_SECONDS", 0.05)
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)  # for slow network disks
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     return lambda **changes: SlurmWorkers(**{"folder": str(tmp_path / "jobs"), "cluster": "local", **changes})
@@ -89,7 +89,7 @@ class Cluster:
 
 
 def test_a_job_that_cannot_be_asked_or_cancelled_harms_no_other(monkeypatch):
-    monkeypatch.setattr(workers_slurm, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(slurm, "_POLL_SECONDS", 0.01)
     executor = SubmititExecutor(Cluster())
     unwanted, lost = executor.submit(Job()), executor.submit(Job(broken=True))
     unwanted.cancel()

@@ -18,18 +18,16 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import LifoQueue
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from lightning_nas.benchmarks.job import TrainingJob
-from lightning_nas.benchmarks.store import Result, ResultKey
-from lightning_nas.benchmarks.workers import WorkerLostError, Workers, read_job, train, write_job
 from lightning_nas.errors import EvaluationError, UsageError
+from lightning_nas.workers.base import Job, WorkerLostError, Workers, read_job, run_alone, write_job
 
 
 class LocalWorkers(Workers):
-    """Processes on this machine, each of which trains one architecture at a time, on one thread or one GPU.
+    """Processes on this machine, each of which does one task at a time, on one thread or one GPU.
 
     They write results to the store themselves. They end at once when told, and when this process dies, by ``kill -9``
     too; one that dies is replaced.
@@ -64,7 +62,7 @@ class LocalWorkers(Workers):
         if self._asked == "cuda" and self.device == "cpu":
             raise UsageError("LocalWorkers: got device=cuda, but torch finds no GPU here; leave it out, or mend CUDA")
 
-    def start(self, job: TrainingJob) -> None:
+    def start(self, job: Job) -> None:
         """Start the first worker; the others start when they are needed."""
         folder = Path(tempfile.mkdtemp(prefix="lightning-nas-"))
         try:
@@ -88,7 +86,7 @@ class LocalWorkers(Workers):
         self._threads = ThreadPoolExecutor(self.num_workers, thread_name_prefix="local-worker")
         self._stop = weakref.finalize(self, _stop_workers, lifeline, self._threads, crew, folder)
         try:
-            crew[0].run(None)
+            crew[0].load()
         except WorkerLostError as error:
             self.stop()
             raise EvaluationError(
@@ -99,11 +97,11 @@ class LocalWorkers(Workers):
             self.stop()
             raise
 
-    def submit(self, key: ResultKey) -> Future[list[Result]]:
-        """Give an architecture to the next idle worker."""
+    def submit(self, task: Any) -> Future[Any]:
+        """Give a task to the next idle worker."""
         assert self._threads is not None
         assert self._idle is not None
-        return self._threads.submit(_train, self._idle, key)
+        return self._threads.submit(_run, self._idle, task)
 
     def stop(self) -> None:
         """Stop all processes at once."""
@@ -119,12 +117,19 @@ class _Worker:
         self._begin, self._job, self._device = begin, job, device
         self._executor: ProcessPoolExecutor | None = None
 
-    def run(self, key: ResultKey | None) -> list[Result]:
-        """Train in the process; None only loads the job."""
+    def load(self) -> None:
+        """Read the job, to see whether the process starts at all."""
+        self._call(_load)
+
+    def run(self, task: Any) -> Any:
+        """Do a task in the process."""
+        return self._call(_run_job, self._device, task)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         if self._executor is None:
             self._executor = self._begin()
         try:
-            return self._executor.submit(_run_job, self._job, self._device, key).result()
+            return self._executor.submit(function, self._job, *args).result()
         except BrokenProcessPool as error:
             self.stop()
             raise WorkerLostError("killed, or out of memory?") from error
@@ -136,10 +141,10 @@ class _Worker:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _train(idle: LifoQueue[_Worker], key: ResultKey) -> list[Result]:
+def _run(idle: LifoQueue[_Worker], task: Any) -> Any:
     worker = idle.get()  # never waits: there are as many threads as workers
     try:
-        return worker.run(key)
+        return worker.run(task)
     finally:
         idle.put(worker)
 
@@ -169,9 +174,12 @@ def _end_with_parent(listener: Connection, folder: Path) -> None:
     os._exit(1)
 
 
-def _run_job(path: Path, device: str, key: ResultKey | None) -> list[Result]:
-    job = read_job(path)
-    return [] if key is None else train(replace(job, device=device), key)
+def _load(path: Path) -> None:
+    read_job(path)
+
+
+def _run_job(path: Path, device: str, task: Any) -> Any:
+    return run_alone(replace(read_job(path), device=device), task)
 
 
 def _num_cores() -> int:

@@ -8,10 +8,8 @@ from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
-from lightning_nas.benchmarks.job import TrainingJob
-from lightning_nas.benchmarks.store import Result, ResultKey
-from lightning_nas.benchmarks.workers import WorkerLostError, Workers, remote_job, train
 from lightning_nas.errors import EvaluationError, UsageError
+from lightning_nas.workers.base import Job, WorkerLostError, Workers, run_alone
 
 
 class DaskWorkers(Workers):
@@ -19,13 +17,13 @@ class DaskWorkers(Workers):
 
     The images are sent to every worker once. Results travel back to this process, which keeps them. The work of a
     worker that dies is given to another one by Dask itself, three times (``distributed.scheduler.allowed-failures``).
-    Trainings that are no longer wanted end with their last epoch: Dask cannot stop what runs.
+    Work that is no longer wanted goes on to its end: Dask cannot stop what runs.
 
     Args:
         address: The scheduler's, for example ``tcp://10.0.0.1:8786``; default: a cluster of one process for every core
-            of this machine. Workers should have one thread each (``dask worker --nthreads 1``), since a process trains
-            one architecture at a time.
-        device: Where a worker trains; ``cuda`` for workers that see one GPU each, as those of ``dask-cuda`` do.
+            of this machine. Workers should have one thread each (``dask worker --nthreads 1``), since a process does
+            one task at a time.
+        device: Where a worker works; ``cuda`` for workers that see one GPU each, as those of ``dask-cuda`` do.
         folder: A folder that all workers reach, where trainings of fewer than the recipe's epochs are kept to be
             continued; without it they start again.
         timeout: Seconds to wait for the scheduler and the first worker.
@@ -77,7 +75,7 @@ class DaskWorkers(Workers):
             ) from error
         self._client, self._executor = client, client.get_executor(pure=False)
 
-    def start(self, job: TrainingJob) -> None:
+    def start(self, job: Job) -> None:
         """Send the job to the workers."""
         self.prepare()
         import dask
@@ -85,12 +83,12 @@ class DaskWorkers(Workers):
         folder = Path(self.folder).expanduser().absolute() if self.folder else None
         # As the outcome of a task, and not scattered: Dask repeats a task when the last worker that held it is gone.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
-            content = pickle.dumps(remote_job(job, self.device, folder))
+            content = pickle.dumps(job.elsewhere(self.device, folder))
             self._job = self._client.submit(pickle.loads, content, pure=False)
 
-    def submit(self, key: ResultKey) -> Future[list[Result]]:
-        """Give an architecture to the cluster."""
-        future: Future[list[Result]] = self._executor.submit(train, self._job, key)
+    def submit(self, task: Any) -> Future[Any]:
+        """Give a task to the cluster."""
+        future: Future[Any] = self._executor.submit(run_alone, self._job, task)
         return future
 
     def stop(self) -> None:

@@ -1,0 +1,1 @@
+"""Workers: where costly work takes place, on this machine or a cluster."""
