@@ -398,7 +398,7 @@ def test_the_command_line_takes_all_kinds_of_workers(given, kind):
     parser.add_class_arguments(LiveBenchmark, "live", skip={"space", "data"}, instantiate=False)
     made = parser.instantiate(parser.parse_object({"live": {"workers": given}})).live
     workers = LiveBenchmark(NASBench201(), Stripes(), store="s.sqlite", workers=made.workers).workers
-    assert f"{type(workers).__module__}.{type(workers).__name__}" == f"lightning_nas.benchmarks.{kind}"
+    assert f"{type(workers).__module__}.{type(workers).__name__}" == f"lightning_nas.workers.{kind}"
 
 
 def test_an_interrupt_stops_the_workers(make_live):
