@@ -1,12 +1,14 @@
-"""Where data lies, and writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Where data lies, what tells it from other data, and writing files so that a crash never leaves half of one."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -82,6 +84,21 @@ def ensure_writable(folder: Path) -> None:
         raise RunFolderError(
             f"{folder}: cannot write there ({error.strerror or error}); choose another folder or mend its permissions"
         ) from error
+
+
+def canonical_json(details: Mapping[str, Any]) -> str:
+    """Primitives as text, the same in every process and for every order of the keys."""
+    return json.dumps(details, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(details: Mapping[str, Any]) -> str:
+    """Short hash of primitives, the same in every process and for every order of the keys.
+
+    Example:
+        >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
+        True
+    """
+    return hashlib.sha256(canonical_json(details).encode()).hexdigest()[:16]
 
 
 def _umask() -> int:

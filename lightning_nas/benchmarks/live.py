@@ -14,10 +14,10 @@ import torch
 from lightning_nas.benchmarks.base import Benchmark, Evaluation, Evaluations, as_column
 from lightning_nas.benchmarks.futures import completed, then
 from lightning_nas.benchmarks.job import TrainingJob
-from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore, fingerprint
-from lightning_nas.benchmarks.table import data_dir
+from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore
 from lightning_nas.benchmarks.training_queue import TrainingQueue
 from lightning_nas.errors import SpaceError, UsageError
+from lightning_nas.files import data_dir, fingerprint
 from lightning_nas.nn.complexity import count_flops
 from lightning_nas.nn.training import TRAINING_VERSION, TrainingData, TrainingRecipe
 from lightning_nas.spaces.base import A, FiniteSpace, SearchSpace

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import sqlite3
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_nas.errors import BenchmarkDataError, RunFolderError
-from lightning_nas.files import ensure_writable, write_atomically
+from lightning_nas.files import canonical_json, ensure_writable, fingerprint, write_atomically
 
 _APPLICATION_ID = 0x4C4E4153  # "LNAS": tells our files from any other SQLite database
 _VERSION = 1
@@ -46,7 +45,8 @@ class ResultKey(NamedTuple):
     Attributes:
         space: Name of the search space.
         architecture: The space's notation for it.
-        recipe: :func:`fingerprint` of everything else: data, network size, training recipe without its epochs.
+        recipe: :func:`~lightning_nas.files.fingerprint` of everything else: data, network size, training recipe without
+            its epochs.
         seed: Seed of weights, order and augmentation.
         epochs: Length of the training.
     """
@@ -85,16 +85,6 @@ class Result:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def fingerprint(details: Mapping[str, Any]) -> str:
-    """Short hash of primitives, the same in every process and for every order of the keys.
-
-    Example:
-        >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
-        True
-    """
-    return hashlib.sha256(_json(details).encode()).hexdigest()[:16]
-
-
 class ResultStore:
     """One row per :class:`ResultKey`; every :meth:`put` is a committed transaction that survives ``kill -9``.
 
@@ -131,7 +121,7 @@ class ResultStore:
         """Keep what a fingerprint stands for, so that the file explains itself; returns the fingerprint."""
         name = fingerprint(details)
         with self._connection() as connection:
-            connection.execute("INSERT OR IGNORE INTO recipes VALUES (?, ?)", (name, _json(details)))
+            connection.execute("INSERT OR IGNORE INTO recipes VALUES (?, ?)", (name, canonical_json(details)))
         return name
 
     def recipes(self) -> dict[str, dict[str, Any]]:
@@ -226,7 +216,3 @@ def _row(result: Result) -> tuple[Any, ...]:
     numbers = (None if math.isnan(x) else x for x in (result.valid, result.test, result.cost))
     curve = json.dumps(result.curve)
     return (*result.key, *numbers, result.params, result.flops, curve, result.error, result.created)
-
-
-def _json(details: Mapping[str, Any]) -> str:
-    return json.dumps(details, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -132,6 +132,8 @@ class FiniteSpace(SearchSpace[A], Sequence[A]):
     @cached_property
     def representatives(self) -> LongTensor:
         """Index of every member's canonical architecture, ``(N,)``."""
+        if type(self).canonical is FiniteSpace.canonical:
+            return torch.arange(len(self))  # type: ignore[return-value]
         return torch.tensor([self.index(self.canonical(arch)) for arch in self])  # type: ignore[return-value]
 
     def all_graphs(self) -> CellGraph:

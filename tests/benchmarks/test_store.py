@@ -11,8 +11,9 @@ import textwrap
 
 import pytest
 
-from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore, fingerprint
+from lightning_nas.benchmarks.store import Result, ResultKey, ResultStore
 from lightning_nas.errors import BenchmarkDataError, RunFolderError
+from lightning_nas.files import fingerprint
 
 
 def key(number=0, **changes):

@@ -1,0 +1,228 @@
+"""Jacobians of many networks on disk: computed once, by many workers, and mapped into memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_nas.errors import BenchmarkDataError, EvaluationError, NASError, SpaceError
+from lightning_nas.files import ensure_writable, write_atomically
+from lightning_nas.nn.complexity import count_flops, count_parameters
+from lightning_nas.nn.jacobian import Output, input_jacobian, principal_scores
+from lightning_nas.spaces.base import FiniteSpace
+from lightning_nas.workers.base import Job, Workers
+
+SHARD = 32
+"""Networks in one file, and so in one task of a worker."""
+
+
+class ShardTask(NamedTuple):
+    """One initialisation of a few networks.
+
+    Attributes:
+        number: Of the shard.
+        initialisation: Which one, from 0.
+        members: The networks' indices in their space.
+    """
+
+    number: int
+    initialisation: int
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class JacobianJob(Job):
+    """Everything a worker needs to compute the Jacobians of any network of a space.
+
+    Args:
+        space: Space that builds the networks.
+        sizes: Further arguments of its ``build``.
+        images: What all networks are shown, ready for them.
+        num_components: Leading components that are kept.
+        output: What is differentiated (see :func:`~lightning_nas.nn.jacobian.input_jacobian`).
+        seed: Weights depend on (seed, index of the network, initialisation) alone.
+
+    Shapes:
+        images ``(N, C, H, W)`` float32.
+    """
+
+    space: FiniteSpace[Any]
+    sizes: dict[str, Any]
+    images: Tensor
+    num_components: int
+    output: Output = "sum"
+    seed: int = 0
+
+    def run(self, task: ShardTask) -> tuple[np.ndarray, np.ndarray]:
+        """Principal scores ``(n, N, K)`` float32, and trainable weights and multiply-adds ``(n, 2)`` int64.
+
+        Raises:
+            SpaceError: A network cannot be built, or does not take the images.
+            EvaluationError: A Jacobian holds numbers that are not finite.
+        """
+        device = torch.device(self.device)
+        images = self.images.to(device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            parts = [self._one(member, task.initialisation, images) for member in task.members]
+        scores, costs = zip(*parts, strict=True)
+        return np.stack(scores), np.array(costs, dtype=np.int64)
+
+    def _one(self, member: int, initialisation: int, images: Tensor) -> tuple[np.ndarray, tuple[int, int]]:
+        arch = self.space[member]
+        (word,) = np.random.SeedSequence((self.seed, member, initialisation)).generate_state(1, np.uint64)
+        torch.manual_seed(int(word) >> 1)
+        try:
+            network = self.space.build(arch, **self.sizes)
+            _, channels, height, width = images.shape
+            costs = count_parameters(network), count_flops(network, (channels, height, width))
+            network = network.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            jacobian = input_jacobian(network, images, self.output)
+        except NASError:
+            raise
+        except Exception as error:
+            raise SpaceError(
+                f"{self.space.format(arch)}: no Jacobian for images of shape {tuple(images.shape[1:])} and the sizes "
+                f"{self.sizes} ({type(error).__name__}: {error}); expected a network that takes these images"
+            ) from error
+        if not jacobian.isfinite().all():
+            raise EvaluationError(
+                f"{self.space.format(arch)}: its Jacobian holds numbers that are not finite, expected a network whose "
+                "gradients neither explode nor divide by zero in training mode"
+            )
+        return principal_scores(jacobian, self.num_components).cpu().numpy(), costs
+
+
+class JacobianStore:
+    """Principal scores of a space's networks in files of 32 networks and one initialisation each.
+
+    The networks are in a fixed order, of which any first part may be there: to want more of them, or more
+    initialisations, adds files to those there are.
+
+    Args:
+        folder: Where the files are; made when missing.
+        identity: What fixes every number, as primitives.
+        order: Index in the space of every network, ``(M,)``.
+        shape: ``(N, K)``: images and components.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], order: Tensor, shape: tuple[int, int]) -> None:
+        self.folder, self.identity, self.order, self.shape = folder, identity, order, shape
+        self._open: dict[Path, np.ndarray] = {}
+
+    def tasks(self, num_members: int, num_initialisations: int) -> list[ShardTask]:
+        """What is still to be computed for the first so many networks; whole shards."""
+        shards = torch.split(self.order, SHARD)[: -(-num_members // SHARD)]
+        return [
+            ShardTask(number, initialisation, tuple(members.tolist()))
+            for number, members in enumerate(shards)
+            for initialisation in range(num_initialisations)
+            if not self._scores(number, initialisation).is_file()
+        ]
+
+    def fill(
+        self,
+        job: JacobianJob,
+        workers: Workers,
+        num_members: int,
+        num_initialisations: int,
+        track: Callable[[Sequence[int]], Iterable[int]] = iter,
+    ) -> None:
+        """Compute what is missing; every finished file stays, whatever happens to the others.
+
+        Args:
+            job: How to compute.
+            workers: Who does it.
+            num_members: Networks wanted, from the first.
+            num_initialisations: Initialisations of each.
+            track: Shows progress over the files.
+
+        Raises:
+            EvaluationError: No worker can be had, or one died twice of the same networks.
+            RunFolderError: The folder cannot be written.
+        """
+        tasks = self.tasks(num_members, num_initialisations)
+        if not tasks:
+            return
+        ensure_writable(self.folder)
+        with write_atomically(self.folder / "identity.json") as file:
+            json.dump(self.identity, file, indent=1)
+        workers.prepare()
+        workers.start(job)
+        try:
+            results = _done(workers, tasks)
+            for _ in track(range(len(tasks))):
+                task, (scores, costs) = next(results)
+                with write_atomically(self.folder / f"costs-{task.number:05d}.npy", "wb") as file:
+                    np.save(file, costs)
+                with write_atomically(self._scores(task.number, task.initialisation), "wb") as file:
+                    np.save(file, scores)
+        finally:
+            workers.stop()
+
+    def scores(self, positions: Tensor, num_initialisations: int) -> Tensor:
+        """Principal scores of networks by their place in the order, ``(b,)`` -> ``(b, I, N, K)`` float32."""
+        result = np.empty((len(positions), num_initialisations, *self.shape), np.float32)
+        places = positions.numpy()
+        for number in np.unique(places // SHARD):
+            rows = np.flatnonzero(places // SHARD == number)
+            for initialisation in range(num_initialisations):
+                shard = self._map(self._scores(int(number), initialisation), self.shape)
+                result[rows, initialisation] = shard[places[rows] % SHARD]
+        return torch.from_numpy(result)
+
+    def costs(self, num_members: int) -> Tensor:
+        """Trainable weights and multiply-adds of the first so many networks, ``(m, 2)`` int64."""
+        shards = range(-(-num_members // SHARD))
+        parts = [self._map(self.folder / f"costs-{number:05d}.npy", (2,)) for number in shards]
+        return torch.from_numpy(np.concatenate(parts)[:num_members])
+
+    def _scores(self, number: int, initialisation: int) -> Path:
+        return self.folder / f"scores-{number:05d}-{initialisation}.npy"
+
+    def _map(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+        if path not in self._open:
+            try:
+                values = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise BenchmarkDataError(
+                    f"{path}: cannot be read ({error}); delete it and start again, which computes it anew"
+                ) from error
+            if values.shape[1:] != shape:
+                raise BenchmarkDataError(
+                    f"{path}: holds an array of shape {values.shape}, expected {('n', *shape)}; delete it and start "
+                    "again, which computes it anew"
+                )
+            self._open[path] = values
+        return self._open[path]
+
+
+def _done(workers: Workers, tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, Any]]:
+    """Tasks with their results as they arrive; as many under way as there are workers, each repeated once."""
+    waiting, died = list(reversed(tasks)), set()
+    running: dict[Future[Any], ShardTask] = {}
+    while waiting or running:
+        while waiting and len(running) < workers.parallelism:
+            task = waiting.pop()
+            running[workers.submit(task)] = task
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task = running.pop(future)
+            try:
+                result = future.result()
+            except workers.deaths as error:
+                if task in died:
+                    raise EvaluationError(
+                        f"two workers died of the networks {task.members[0]} to {task.members[-1]} (out of memory?); "
+                        "expected fewer images or smaller networks, or workers with more memory"
+                    ) from error
+                died.add(task)
+                waiting.append(task)
+            else:
+                yield task, result
