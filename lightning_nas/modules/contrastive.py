@@ -1,0 +1,173 @@
+"""Contrastive embeddings of untrained networks (Hesslow & Poli, arXiv 2102.04208)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from lightning_nas.errors import UsageError
+from lightning_nas.nn.deep_sets import DeepSets
+
+
+def nt_xent(first: Tensor, second: Tensor, others: Tensor | None = None, rank: int = 0, tau: float = 0.1) -> Tensor:
+    """Normalised temperature-scaled cross entropy (SimCLR, arXiv 2002.05709, Eq. 1).
+
+    Each view of a network has to find the network's other view among both views of all networks, itself left out.
+
+    Args:
+        first: Projections of one view of B networks.
+        second: Projections of their other views.
+        others: Both views of the networks of all processes, one block of 2B rows for each; default: these alone.
+        rank: Which of the blocks holds these networks.
+        tau: Temperature.
+
+    Shapes:
+        ``(B, P)``, ``(B, P)``, ``(W * 2B, P)`` -> scalar, the mean over 2B anchors.
+    """
+    anchors = F.normalize(torch.cat([first, second]), dim=-1)  # (2B, P)
+    candidates = anchors if others is None else F.normalize(others, dim=-1)
+    place = torch.arange(len(anchors), device=anchors.device)
+    offset = rank * len(anchors)
+    logits = anchors @ candidates.mT / tau
+    logits = logits.index_put((place, place + offset), logits.new_tensor(-torch.inf))
+    partner = (place + len(first)) % len(anchors) + offset
+    return F.cross_entropy(logits, partner)
+
+
+def retrieval(first: Tensor, second: Tensor) -> Tensor:
+    """Share of networks whose view is closer (cosine) to their own other view than to any other network's.
+
+    Shapes:
+        ``(B, P)``, ``(B, P)`` -> scalar, mean over both directions.
+    """
+    similarity = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).mT
+    own = torch.arange(len(first), device=first.device)
+    found = torch.cat([similarity.argmax(dim=0) == own, similarity.argmax(dim=1) == own])
+    return found.float().mean()
+
+
+class ContrastiveEncoder(LightningModule):
+    """Embeds networks by the Jacobians of their untrained initialisations: SimCLR on a deep-sets encoder.
+
+    Two random initialisations of a network are two views of it, which the encoder learns to tell from those of all
+    other networks in the batch. Neither graphs nor labels are looked at, so one encoder serves any set of networks.
+
+    Args:
+        num_components: Columns K of the Jacobians' principal scores (linked from the data).
+        hidden_dim: Width of the encoder's layers.
+        embedding_dim: Dimensions D of the embedding.
+        projection_dim: Dimensions of what the loss compares, one linear map behind a ReLU of the embedding.
+        temperature: Of the loss, tau.
+        optimizer: Optimiser; default Adam with learning rate 5e-5.
+        decay: Factor of the learning rate after every epoch.
+        seed: Seed of the choice of views; draws depend on (seed, step, rank) alone, so training resumes exactly.
+
+    Shapes:
+        A batch is ``(index (B,), scores (B, I, N, K))``: I initialisations, N images. Embeddings are ``(B, D)``.
+
+    Example:
+        >>> module = ContrastiveEncoder(num_components=4, embedding_dim=8).eval()
+        >>> module.embed(torch.randn(5, 2, 16, 4)).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(
+        self,
+        num_components: int,
+        hidden_dim: int = 256,
+        embedding_dim: int = 256,
+        projection_dim: int = 256,
+        temperature: float = 0.1,
+        optimizer: OptimizerCallable | None = None,
+        decay: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(hidden_dim, embedding_dim, projection_dim) < 1 or temperature <= 0.0 or not 0.0 < decay <= 1.0:
+            raise UsageError(
+                f"ContrastiveEncoder(hidden_dim={hidden_dim}, embedding_dim={embedding_dim}, projection_dim="
+                f"{projection_dim}, temperature={temperature}, decay={decay}): expected positive sizes and temperature "
+                "and decay in (0, 1]"
+            )
+        self.save_hyperparameters(ignore=["optimizer"])
+        self.temperature, self.decay, self.seed, self.optimizer = temperature, decay, seed, optimizer
+        self.encoder = DeepSets(num_components, hidden_dim, embedding_dim)
+        self.projection = nn.Sequential(nn.ReLU(), nn.Linear(embedding_dim, projection_dim))
+
+    def embed(self, scores: Tensor) -> Tensor:
+        """Mean over initialisations of their embeddings, ``(B, I, N, K)`` -> ``(B, D)``."""
+        return self.embed_views(scores).mean(dim=1)
+
+    def embed_views(self, scores: Tensor) -> Tensor:
+        """Embedding of every initialisation, ``(B, I, N, K)`` -> ``(B, I, D)``."""
+        return cast("Tensor", self.encoder(scores))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss of two views of every network against the views of all networks, those of other processes included."""
+        first, second = self._project(batch[1], self._two_views(batch[1]))
+        loss = self._loss(first, second)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(first))
+        return loss
+
+    def _two_views(self, scores: Tensor) -> Tensor:
+        """Which two initialisations of every network, ``(B, 2)``; in evaluation mode the first two."""
+        size, count = scores.shape[:2]
+        if count < 2:
+            raise UsageError(
+                f"ContrastiveEncoder: got {count} initialisation of every network, expected at least two to tell "
+                "networks apart by: data.init_args.num_initialisations"
+            )
+        if not self.training:
+            return torch.arange(2, device=scores.device).expand(size, 2)
+        entropy = np.random.SeedSequence((self.seed, self.global_step, self.global_rank)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(entropy[0]) >> 1)
+        return torch.rand(size, count, generator=generator).argsort(dim=1)[:, :2].to(scores.device)
+
+    def _project(self, scores: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        networks = torch.arange(len(scores), device=scores.device)[:, None]
+        projected = self.projection(self.embed_views(scores[networks, views]))  # (B, 2, P)
+        return projected[:, 0], projected[:, 1]
+
+    def _loss(self, first: Tensor, second: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return nt_xent(first, second, tau=self.temperature)
+        # With gradients: what other processes compare with these networks teaches the encoder, too.
+        blocks = cast("Tensor", self.all_gather(torch.cat([first, second]), sync_grads=True))  # (W, 2B, P)
+        return nt_xent(first, second, blocks.flatten(0, 1), self.global_rank, self.temperature)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the views of the last epoch."""
+        self._views: list[tuple[Tensor, Tensor]] = []
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Project the first two initialisations."""
+        self._views.append(self._project(batch[1], torch.arange(2, device=batch[1].device).expand(len(batch[1]), 2)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss and top-1 retrieval among all held-out networks (this process's, and their mean over processes)."""
+        first, second = (torch.cat(views) for views in zip(*self._views, strict=True))
+        self.log("val/loss", nt_xent(first, second, tau=self.temperature), sync_dist=True)
+        self.log("val/retrieval", retrieval(first, second), prog_bar=True, sync_dist=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def predict_step(
+        self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Index and embedding of every network of the batch."""
+        return batch[0], self.embed(batch[1])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimiser, whose learning rate falls by a factor after every epoch."""
+        parameters = self.parameters()
+        optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.Adam(parameters, lr=5e-5)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, self.decay)}
