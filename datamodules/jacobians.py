@@ -207,6 +207,10 @@ class JacobianDataModule(LightningDataModule):
         """Held-out networks in a fixed order."""
         return self._loader(JacobianRows(self, self.val_rows), self.eval_batch_size)
 
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The same networks as for validation: nothing is selected on them."""
+        return self.val_dataloader()
+
     def predict_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """All networks in the order of their indices, isomorphic ones included; for several spaces a loader of each."""
         loaders = [

@@ -31,7 +31,7 @@ from lightning_nas.trainer import NASTrainer
 TRAINING = ("fit", "retrain")
 VERBS = (*TRAINING, "validate", "test", "predict", "search")
 GENOTYPE = {"retrain": " --genotype FILE_OR_RUN_FOLDER_OR_STRING"}
-SIZES = ("num_ops", "num_vertices", "num_classes", "image_shape")
+SIZES = ("num_ops", "num_vertices", "num_classes", "image_shape", "num_components")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -125,7 +125,7 @@ class NASCLI(LightningCLI):
             "--images",
             type=VisionDataModule | None,
             default=None,
-            help="Images on which the live benchmarks of the configuration's searches train, in place of theirs.",
+            help="Images in place of the configuration's: of its data, and those its live benchmarks train on.",
         )
         for name in SIZES:  # where the data have it and the model takes it
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
@@ -153,14 +153,16 @@ class NASCLI(LightningCLI):
         callbacks = self._get(self.config, "trainer.callbacks") or []
         arguments = [callback.get("init_args") or {} for callback in callbacks]
         benchmarks = [given["benchmark"].init_args for given in arguments if given.get("benchmark")]
-        live = [given for given in benchmarks if "data" in given]
-        if not live:
+        data = self._get(self.config, "data.init_args") or {}
+        shown = [(given, "data") for given in benchmarks if "data" in given]
+        shown += [(data, "images")] if "images" in data else []
+        if not shown:
             raise UsageError(
-                "--images: no search of this configuration trains on images; expected one with a LiveBenchmark, such "
-                "as --config images"
+                "--images: neither the data nor a search of this configuration shows networks images; expected one "
+                "with JacobianDataModule or a LiveBenchmark, such as --config images"
             )
-        for given in live:
-            given["data"] = images
+        for given, name in shown:
+            given[name] = images
 
     def _check_checkpoint(self) -> None:
         given = self._get(self.config, "ckpt_path")

@@ -148,7 +148,7 @@ class ContrastiveEncoder(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Project the first two initialisations."""
-        self._views.append(self._project(batch[1], torch.arange(2, device=batch[1].device).expand(len(batch[1]), 2)))
+        self._views.append(self._project(batch[1], self._two_views(batch[1])))
 
     def on_validation_epoch_end(self) -> None:
         """Loss and top-1 retrieval among all held-out networks (this process's, and their mean over processes)."""

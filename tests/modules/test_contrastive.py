@@ -1,0 +1,139 @@
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_nas.datamodules.jacobians import JacobianDataModule, NetworkSet
+from lightning_nas.datamodules.vision import DigitsDataModule
+from lightning_nas.errors import UsageError
+from lightning_nas.modules.contrastive import ContrastiveEncoder, nt_xent, retrieval
+from lightning_nas.workers.base import ExecutorWorkers
+from tests.contract import ModuleContract, quiet_trainer
+from tests.datamodules.networks import BuildableSpace
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("jacobians")
+
+
+def make_data(folder, seed=0, **changes):
+    settings = {"num_initialisations": 3, "batch_size": 16, "val_fraction": 0.2} | changes
+    data = JacobianDataModule(
+        NetworkSet(BuildableSpace()), DigitsDataModule(), 12, seed=0, shuffle_seed=seed,
+        workers=ExecutorWorkers(ThreadPoolExecutor(1)), folder=str(folder), **settings,
+    )  # fmt: skip
+    data.prepare_data()
+    return data
+
+
+class TestContrastiveEncoder(ModuleContract):
+    embedding_dim = 8
+
+    @pytest.fixture(autouse=True)
+    def keep(self, folder):
+        self.folder = folder
+
+    def module(self, seed=0):
+        module = ContrastiveEncoder(
+            12, hidden_dim=16, embedding_dim=8, projection_dim=6, seed=seed,
+            optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
+        )  # fmt: skip
+        # Eight layers as torch makes them nearly forget their input, and differences of what is left are rounding.
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Linear):
+                torch.nn.init.orthogonal_(layer.weight, 1.5)
+        return module
+
+    def data(self, seed=0):
+        return make_data(self.folder, seed)
+
+
+def by_hand(first, second, tau):
+    """Chen et al., Eq. 1, in NumPy, anchor by anchor."""
+    z = np.concatenate([first, second]).astype(np.float64)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    count = len(first)
+    losses = []
+    for anchor in range(2 * count):
+        partner = (anchor + count) % (2 * count)
+        weights = [math.exp(z[anchor] @ z[other] / tau) for other in range(2 * count)]
+        losses.append(-math.log(weights[partner] / (sum(weights) - weights[anchor])))
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_the_loss_is_that_of_simclr(count):
+    first, second = torch.randn(2, count, 3, generator=torch.Generator().manual_seed(0))
+    for tau in (0.1, 0.5):
+        assert nt_xent(first, second, tau=tau).item() == pytest.approx(by_hand(first, second, tau), rel=1e-5)
+
+
+def test_random_embeddings_lose_the_logarithm_of_all_choices():
+    first, second = torch.randn(2, 512, 4096, generator=torch.Generator().manual_seed(0))
+    assert nt_xent(first, second, tau=1.0).item() == pytest.approx(math.log(2 * 512 - 1), abs=0.01)
+
+
+def test_shares_of_the_batch_lose_what_the_whole_does():
+    views = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    whole = nt_xent(views[0], views[1], tau=0.3)
+    halves = [(views[0, :3], views[1, :3]), (views[0, 3:], views[1, 3:])]
+    everything = torch.cat([view for half in halves for view in half])
+    shares = [nt_xent(*half, everything, rank, 0.3) for rank, half in enumerate(halves)]
+    assert sum(shares).item() / 2 == pytest.approx(whole.item(), rel=1e-5)
+    expected, found = (torch.autograd.grad(loss, views, retain_graph=True)[0] for loss in (whole, sum(shares) / 2))
+    torch.testing.assert_close(found, expected)
+
+
+def test_retrieval_counts_both_directions():
+    first = torch.eye(4)
+    assert retrieval(first, first) == 1
+    assert retrieval(first, first.roll(1, 0)) == 0
+    assert retrieval(first, torch.stack([first[0], first[0] + 0.1 * first[1], first[2], first[3]])) == 0.875
+
+
+def test_training_teaches_to_tell_networks_apart(tmp_path, folder):
+    torch.manual_seed(0)
+    module = ContrastiveEncoder(12, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3))
+    data = make_data(folder, val_fraction=0)
+    trainer = quiet_trainer(tmp_path, max_epochs=30)
+    (before,) = trainer.validate(module, data, verbose=False)
+    trainer.fit(module, data)
+    (after,) = trainer.validate(module, data, verbose=False)
+    assert after["val/retrieval"] > 2 * before["val/retrieval"] > 0
+    assert after["val/loss"] < before["val/loss"]
+
+
+def test_views_are_two_different_initialisations_drawn_anew_in_every_step(folder):
+    module = ContrastiveEncoder(12).train()
+    first = module._two_views(torch.zeros(64, 4, 2, 12))
+    assert (first[:, 0] != first[:, 1]).all()
+    assert set(first.flatten().tolist()) == {0, 1, 2, 3}
+    assert torch.equal(first, module._two_views(torch.zeros(64, 4, 2, 12)))
+    other = ContrastiveEncoder(12, seed=1).train()._two_views(torch.zeros(64, 4, 2, 12))
+    assert not torch.equal(first, other)
+
+
+def test_one_initialisation_is_too_few(tmp_path, folder):
+    with pytest.raises(UsageError, match="at least two"):
+        quiet_trainer(tmp_path, max_epochs=1).fit(ContrastiveEncoder(12), make_data(folder, num_initialisations=1))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"embedding_dim": 0}, {"temperature": 0.0}, {"decay": 0.0}, {"decay": 1.5}], ids=str
+)
+def test_what_cannot_be_is_said(changes):
+    with pytest.raises(UsageError, match="expected positive sizes"):
+        ContrastiveEncoder(12, **changes)
+
+
+def test_the_embedding_is_the_mean_over_initialisations():
+    torch.manual_seed(0)
+    module, scores = ContrastiveEncoder(4, embedding_dim=8), torch.randn(5, 3, 9, 4)
+    views = module.embed_views(scores)
+    torch.testing.assert_close(module.embed(scores), views.mean(dim=1))
+    torch.testing.assert_close(views[2, 1], module.encoder(scores[2, 1]))
+    index, embedding = module.predict_step((torch.arange(5), scores), 0)
+    assert (len(index), embedding.shape) == (5, (5, 8))
