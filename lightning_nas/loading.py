@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import yaml
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule
 
 from lightning_nas.errors import RunFolderError
 
@@ -35,6 +35,37 @@ def load(run_dir: str | Path) -> LightningModule:
         ) from error
     kind = _class_of(path, saved["hyper_parameters"])
     return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+
+
+def load_data(run_dir: str | Path) -> LightningDataModule:
+    """The data that a run was trained on, made anew from its configuration and not yet set up.
+
+    Args:
+        run_dir: A run folder as ``lightning-nas fit`` leaves it, or a checkpoint in one.
+
+    Raises:
+        RunFolderError: The configuration is missing or damaged, or the data cannot be made from it.
+    """
+    from jsonargparse import ArgumentParser
+
+    path = home(Path(run_dir)) / "config.yaml"
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    try:
+        described = yaml.safe_load(path.read_text("utf-8"))["data"]
+        made = parser.instantiate(parser.parse_object({"data": described}))
+    except Exception as error:  # the file may be missing, of another kind, or name what is not there any more
+        raise RunFolderError(
+            f"{path}: does not say on which data the module was trained ({type(error).__name__}: {error}); expected "
+            "the configuration of 'lightning-nas fit', and its classes importable: run in the same folder"
+        ) from error
+    data: LightningDataModule = made.data
+    return data
+
+
+def home(run_dir: Path) -> Path:
+    """The run folder, also when one of its checkpoints is given."""
+    return run_dir.parent.parent if run_dir.is_file() else run_dir
 
 
 def find_checkpoint(run_dir: Path) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 from lightning_nas.analysis.runs import TrainedRun
 from lightning_nas.files import write_atomically
 from lightning_nas.ledger import Result, Row, write_result
+from lightning_nas.loading import home
 from lightning_nas.plots import save_figure
 from lightning_nas.provenance import provenance
 from lightning_nas.tables import mean_std
@@ -71,7 +72,7 @@ def publish(findings: Findings, runs: Sequence[TrainedRun], output: Path | None,
     from rich.console import Console
 
     seconds = time.perf_counter() - findings.started
-    folder = output or _home(runs[0]) / "analysis" / findings.name
+    folder = output or home(runs[0].folder) / "analysis" / findings.name
     result = _result(findings, runs, seconds)
     written = [path for name, figure in findings.figures.items() for path in save_figure(figure, folder / name)]
     path = folder / f"{findings.name}.json"
@@ -79,7 +80,7 @@ def publish(findings: Findings, runs: Sequence[TrainedRun], output: Path | None,
         json.dump(_numbers(findings, runs, result), file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
     written.append(path)
-    _log(findings, _home(runs[0]))
+    _log(findings, home(runs[0].folder))
     console = Console()
     console.print(table_of(findings.title, findings.rows), markup=False)
     for note in findings.notes:
@@ -167,8 +168,3 @@ def _pixels(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
-
-
-def _home(run: TrainedRun) -> Path:
-    """The run folder, also when a checkpoint was given."""
-    return run.folder.parent.parent if run.folder.is_file() else run.folder

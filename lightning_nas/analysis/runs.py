@@ -13,34 +13,37 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule
 from torch import LongTensor, Tensor
 
 from lightning_nas.benchmarks.table import find_table, read_table
-from lightning_nas.errors import RunFolderError, SpaceError, UsageError
-from lightning_nas.loading import load
-from lightning_nas.spaces.base import CellGraph, FiniteSpace
-from lightning_nas.spaces.config import make_space
+from lightning_nas.errors import RunFolderError, UsageError
+from lightning_nas.loading import home, load, load_data
+from lightning_nas.spaces.base import FiniteSpace
 from lightning_nas.spaces.encodings import Encoding
-
-_CHUNK = 4096  # cells per forward pass
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One run folder: a trained module and the space that it was trained on.
+    """One run folder: a trained module and the data that it was trained on.
 
     Args:
         folder: The run folder.
         module: The trained module, in evaluation mode.
-        space: The space whose cells it embeds.
+        data: Its data, of whose space it embeds all cells.
         variant: What the module is apart from its seed, to tell seeds of one experiment from other experiments.
     """
 
     folder: Path
     module: LightningModule
-    space: FiniteSpace  # type: ignore[type-arg]
+    data: LightningDataModule
     variant: str
+
+    @property
+    def space(self) -> FiniteSpace[Any]:
+        """The space whose cells the module embeds."""
+        space: FiniteSpace[Any] = self.data.space  # type: ignore[attr-defined]
+        return space
 
     @property
     def method(self) -> str:
@@ -50,7 +53,29 @@ class TrainedRun:
     @cached_property
     def embeddings(self) -> Tensor:
         """Embedding of every cell of the space, ``(N, D)`` float32."""
-        return embed(self.module, self.space.all_graphs())
+        return self.embed(self.module)
+
+    @torch.no_grad()
+    def embed(self, module: LightningModule) -> Tensor:
+        """What a module makes of this run's data in evaluation mode, ``(N, D)`` float32 on the CPU.
+
+        Raises:
+            UsageError: The module embeds nothing, or the data hold but a part of the space.
+        """
+        if not hasattr(module, "predict_step"):
+            raise UsageError(f"{type(module).__name__}: has no predict_step, expected a module that embeds cells")
+        self.data.prepare_data()
+        self.data.setup("predict")
+        batches = [module.predict_step(batch, number) for number, batch in enumerate(self.data.predict_dataloader())]
+        index, values = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        if len(torch.unique(index)) < len(self.space):
+            raise UsageError(
+                f"analyze: the data of {self.folder} hold {len(index)} of the {len(self.space)} architectures of "
+                f"{self.space.name!r}, expected all"
+            )
+        table = values.new_empty(values.shape).float()
+        table[index] = values.float()
+        return table.cpu()
 
 
 def load_runs(folders: Sequence[Path]) -> dict[str, list[TrainedRun]]:
@@ -83,37 +108,15 @@ def load_runs(folders: Sequence[Path]) -> dict[str, list[TrainedRun]]:
 
 
 def _load(folder: Path) -> TrainedRun:
-    module = load(folder)
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-        described = config["data"]["init_args"]["space"]
-        model = config["model"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise RunFolderError(
-            f"{path}: does not say on which space the module was trained ({type(error).__name__}: {error}); expected "
-            "the configuration of 'lightning-nas fit' with data.init_args.space"
-        ) from error
-    try:
-        space = make_space({"class_path": described} if isinstance(described, str) else described)
-    except SpaceError as error:
-        raise RunFolderError(f"{path}: {error}") from error
+    module, data = load(folder), load_data(folder)
+    path = home(folder) / "config.yaml"
+    space = getattr(data, "space", None)
     if not isinstance(space, FiniteSpace):
-        raise RunFolderError(f"{path}: the space {space.name!r} is not numbered, expected a finite space")
+        of = f"the space {space.name!r}, which is not numbered" if space else "no one space"
+        raise RunFolderError(f"{path}: the data are of {of}; expected those of one finite space")
+    model = yaml.safe_load(path.read_text("utf-8"))["model"]
     arguments = {name: value for name, value in (model.get("init_args") or {}).items() if name != "seed"}
-    return TrainedRun(folder, module, space, json.dumps([model["class_path"], arguments], sort_keys=True, default=str))
-
-
-@torch.no_grad()
-def embed(module: LightningModule, graphs: CellGraph) -> Tensor:
-    """Embeddings of cells in evaluation mode, ``(B, V)`` and ``(B, V, V)`` -> ``(B, D)`` float32 on the CPU."""
-    if not hasattr(module, "predict_step"):
-        raise UsageError(f"{type(module).__name__}: has no predict_step, expected a module that embeds cells")
-    parts = []
-    for index in torch.split(torch.arange(len(graphs.ops)), _CHUNK):
-        chosen = CellGraph(graphs.ops[index], graphs.adjacency[index])
-        parts.append(module.predict_step((index, chosen), 0)[1].float().cpu())
-    return torch.cat(parts)
+    return TrainedRun(folder, module, data, json.dumps([model["class_path"], arguments], sort_keys=True, default=str))
 
 
 def untrained(module: LightningModule, seed: int) -> LightningModule:
@@ -215,10 +218,9 @@ def representations(
         UsageError: A name occurs twice.
     """
     found = {label: [run.embeddings for run in group] for label, group in groups.items()}
-    graphs = next(iter(groups.values()))[0].space.all_graphs()
     for label, group in groups.items():
         found[f"{label}, untrained"] = [
-            embed(untrained(run.module, seed + number), graphs) for number, run in enumerate(group)
+            run.embed(untrained(run.module, seed + number)) for number, run in enumerate(group)
         ]
     found |= supervised
     for label, encoding in encodings.items():

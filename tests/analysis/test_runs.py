@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_nas.analysis.runs import embed, load_runs, read_accuracies, representations, untrained
+from lightning_nas.analysis.runs import load_runs, read_accuracies, representations, untrained
 from lightning_nas.benchmarks.table import write_table
 from lightning_nas.errors import RunFolderError, UsageError
 from tests.contract import TinySpace, write_tiny_table
@@ -41,16 +41,15 @@ def test_embeddings_are_the_modules_own_in_evaluation_mode(trained):
 def test_untrained_weights_are_fresh_and_repeat(trained):
     (run,) = load_runs([trained.folder / "run0"])["Arch2Vec"]
     before = run.embeddings.clone()
-    graphs = run.space.all_graphs()
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    one, same, other = (embed(untrained(run.module, seed), graphs) for seed in (3, 3, 4))
+    one, same, other = (run.embed(untrained(run.module, seed)) for seed in (3, 3, 4))
     assert torch.equal(torch.rand(1), expected), "global randomness was touched"
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert not torch.equal(one, before)
-    assert torch.equal(embed(run.module, graphs), before)
+    assert torch.equal(run.embed(run.module), before)
 
 
 def test_names_of_representations_are_distinct(trained):
@@ -75,7 +74,7 @@ def test_folders_that_cannot_be_analysed(trained, tmp_path):
     config = yaml.safe_load((trained.folder / "run0" / "config.yaml").read_text())
     del config["data"]["init_args"]["space"]
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(RunFolderError, match=r"does not say on which space.*data\.init_args\.space"):
+    with pytest.raises(RunFolderError, match=r"does not say on which data.*space"):
         load_runs([tmp_path / "run"])
 
 
