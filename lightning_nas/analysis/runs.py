@@ -66,7 +66,9 @@ class TrainedRun:
             raise UsageError(f"{type(module).__name__}: has no predict_step, expected a module that embeds cells")
         self.data.prepare_data()
         self.data.setup("predict")
-        batches = [module.predict_step(batch, number) for number, batch in enumerate(self.data.predict_dataloader())]
+        with torch.random.fork_rng(devices=[]):  # a loader draws a number that it does not need
+            loader = enumerate(self.data.predict_dataloader())
+            batches = [module.predict_step(batch, number) for number, batch in loader]
         index, values = (torch.cat(parts) for parts in zip(*batches, strict=True))
         if len(torch.unique(index)) < len(self.space):
             raise UsageError(
