@@ -77,6 +77,16 @@ PUBLISHED: dict[str, PublishedTable] = {
             "Dong et al., NATS-Bench, TPAMI 2021, arXiv:2009.00437 (dong2021nats)"
         ),
     ),
+    "natsbench_size": PublishedTable(
+        name="natsbench_size",
+        description="NATS-Bench size space on CIFAR-10, CIFAR-100 and ImageNet16-120",
+        rows=32_768,
+        sources=(
+            Source("NATS-sss-v1_0-50262-simple", "1.4 GB (.tar, unpack it)", "https://github.com/D-X-Y/NATS-Bench"),
+        ),
+        licence="MIT",
+        citation="Dong et al., NATS-Bench, TPAMI 2021, arXiv:2009.00437 (dong2021nats)",
+    ),
     "nasbench101": PublishedTable(
         name="nasbench101",
         description="NAS-Bench-101 space on CIFAR-10, three trainings of 108 epochs each (full: 4, 12 and 36, too)",
@@ -113,7 +123,7 @@ def how_to_get(name: str, folder: Path | None = None) -> str:
 
     Example:
         >>> how_to_get("mine")
-        "published tables are nasbench201, nasbench101; 'lightning-nas data list' says what is there"
+        "published tables are nasbench201, natsbench_size, nasbench101; 'lightning-nas data list' says what is there"
     """
     table = PUBLISHED.get(name)
     if table is None:

@@ -20,7 +20,7 @@ from lightning_nas.errors import BenchmarkDataError
 Record = Callable[[int], Mapping[int, Any]]
 """Index of an architecture -> {epochs: the package's ``ArchResults``}."""
 
-_EPOCHS = (12, 200)
+_EPOCHS = (12, 200)  # of the topology space
 # (data set of the table, split, training set of the benchmark, evaluation set of the benchmark)
 _PROTOCOL = (
     ("cifar10", "valid", "cifar10-valid", "x-valid"),
@@ -62,12 +62,16 @@ def open_pth(source: Path, rows: int) -> tuple[list[str], Record]:
     return list(contents["meta_archs"]), record
 
 
-def open_nats(source: Path, rows: int) -> tuple[list[str], Record]:
-    """Names of the cells and access to the records of an unpacked NATS-Bench folder.
+def open_nats(
+    source: Path, rows: int, epochs: Sequence[int] = _EPOCHS, table: str = "nasbench201"
+) -> tuple[list[str], Record]:
+    """Names of the architectures and access to the records of an unpacked NATS-Bench folder.
 
     Args:
-        source: Folder with ``meta.pickle.pbz2`` and ``000000.pickle.pbz2`` … ``015624.pickle.pbz2``.
+        source: Folder with ``meta.pickle.pbz2`` and ``000000.pickle.pbz2``, ``000001.pickle.pbz2`` …
         rows: Number of architectures it must hold.
+        epochs: Lengths of the trainings that are read.
+        table: The published table, named in errors.
 
     Raises:
         BenchmarkDataError: A file is missing or damaged.
@@ -75,14 +79,14 @@ def open_nats(source: Path, rows: int) -> tuple[list[str], Record]:
     package = _package("nats_bench", "nats_bench")
     meta = source / "meta.pickle.pbz2"
     if not meta.is_file():
-        raise BenchmarkDataError(f"{source}: no {meta.name}, so not a NATS-Bench folder; {how_to_get('nasbench201')}")
+        raise BenchmarkDataError(f"{source}: no {meta.name}, so not a NATS-Bench folder; {how_to_get(table)}")
     files = [source / f"{index:06d}.pickle.pbz2" for index in range(rows)]
     _require_all([index for index, file in enumerate(files) if not file.is_file()], rows, source)
-    contents = _unpickle(meta, lambda: package.pickle_load(str(meta)))
+    contents = _unpickle(meta, lambda: package.pickle_load(str(meta)), table)
 
     def record(index: int) -> Mapping[int, Any]:
-        states = _unpickle(files[index], lambda: package.pickle_load(str(files[index])))
-        return {epochs: package.ArchResults.create_from_state_dict(states[str(epochs)]) for epochs in _EPOCHS}
+        states = _unpickle(files[index], lambda: package.pickle_load(str(files[index])), table)
+        return {n: package.ArchResults.create_from_state_dict(states[f"{n:02d}"]) for n in epochs}
 
     try:
         return list(contents["meta_archs"]), record
@@ -91,7 +95,11 @@ def open_nats(source: Path, rows: int) -> tuple[list[str], Record]:
 
 
 def gather(
-    record: Record, names: Sequence[str], source: Path, track: Callable[[Sequence[int]], Iterable[int]] = iter
+    record: Record,
+    names: Sequence[str],
+    source: Path,
+    track: Callable[[Sequence[int]], Iterable[int]] = iter,
+    epochs: Sequence[int] = _EPOCHS,
 ) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
     """Columns of all architectures, and which training seed stands in which position of a column with several.
 
@@ -100,6 +108,7 @@ def gather(
         names: The cells' strings in order; each record must be of the cell it is filed under.
         source: Named in errors.
         track: Shows progress over the rows.
+        epochs: Lengths of the trainings, the longest last; each record must have all.
     """
     by_seed: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
     plain: dict[str, np.ndarray] = {}
@@ -112,11 +121,11 @@ def gather(
                     raise BenchmarkDataError(
                         f"{source}: record {row} is of {result.arch_str!r}, expected {names[row]!r}"
                     )
-            for (column, seed), value in _scores(results):
+            for (column, seed), value in _scores(results, epochs):
                 if seed not in by_seed[column]:
                     by_seed[column][seed] = np.full(rows, np.nan, np.float32)
                 by_seed[column][seed][row] = value
-            for column, values in _properties(results):
+            for column, values in _properties(results, epochs):
                 if column not in plain:
                     # Counts stay exact in float64; curves are long, so they are kept in float32.
                     plain[column] = np.full((rows, *np.shape(values)), np.nan, np.float32 if np.ndim(values) else None)
@@ -128,9 +137,9 @@ def gather(
     return _assemble(by_seed, plain)
 
 
-def _scores(results: Mapping[int, Any]) -> Iterable[tuple[tuple[str, int], float]]:
+def _scores(results: Mapping[int, Any], lengths: Sequence[int]) -> Iterable[tuple[tuple[str, int], float]]:
     """Accuracy and seconds of one architecture: ((column, seed), value)."""
-    for epochs in _EPOCHS:
+    for epochs in lengths:
         for dataset, split, training, evaluation in _PROTOCOL:
             last = f"{evaluation}@{epochs - 1}"
             for seed, trial in results[epochs].query(training).items():
@@ -141,16 +150,16 @@ def _scores(results: Mapping[int, Any]) -> Iterable[tuple[tuple[str, int], float
                     yield (f"{dataset}/cost@{epochs}", seed), sum(trial.train_times.values()) + seconds
 
 
-def _properties(results: Mapping[int, Any]) -> Iterable[tuple[str, Any]]:
+def _properties(results: Mapping[int, Any], lengths: Sequence[int]) -> Iterable[tuple[str, Any]]:
     """Size, latency and validation curves of one architecture: (column, value or values by epoch)."""
-    trials = results[200].query("cifar10")
+    trials = results[lengths[-1]].query("cifar10")
     sized = trials.get(_LEGACY_SEED) or next(iter(trials.values()))
     yield "params", round(sized.params * 1e6)
     yield "flops", sized.flop
     latencies = [latency for trial in trials.values() if (latency := trial.get_latency()) > 0]
     if latencies:
         yield "latency/official", 1e3 * sum(latencies) / len(latencies)
-    for epochs in _EPOCHS:
+    for epochs in lengths:
         for dataset, split, training, evaluation in _PROTOCOL:
             steps = [f"{evaluation}@{epoch}" for epoch in range(epochs)]
             curves = [
@@ -186,13 +195,13 @@ def _require_all(missing: Sequence[int], rows: int, source: Path) -> None:
         )
 
 
-def _unpickle(path: Path, load: Callable[[], Any]) -> Any:
+def _unpickle(path: Path, load: Callable[[], Any], table: str = "nasbench201") -> Any:
     try:
         return load()
     except Exception as error:  # a damaged pickle can fail in any way whatever
         raise BenchmarkDataError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); damaged, cut short "
-            f"({path.stat().st_size} bytes) or another kind of file; {how_to_get('nasbench201')}"
+            f"({path.stat().st_size} bytes) or another kind of file; {how_to_get(table)}"
         ) from error
 
 

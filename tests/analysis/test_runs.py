@@ -74,7 +74,7 @@ def test_folders_that_cannot_be_analysed(trained, tmp_path):
     config = yaml.safe_load((trained.folder / "run0" / "config.yaml").read_text())
     del config["data"]["init_args"]["space"]
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(RunFolderError, match="(?s)does not say on which data.*arguments are required: space"):
+    with pytest.raises(RunFolderError, match=r"(?s)does not say on which data.*arguments are required: space"):
         load_runs([tmp_path / "run"])
 
 

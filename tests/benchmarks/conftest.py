@@ -91,12 +91,13 @@ def three_cells():
     return ThreeCells()
 
 
-def states(records, package):
+def states(records, package, space=None, lengths=(12, 200)):
     """{row: {epochs: official state}} made with the package's own classes."""
+    space = space or NASBench201()
     results = defaultdict(dict)
     for row, number in enumerate(OFFICIAL_NUMBERS):
-        for epochs in (12, 200):
-            results[row][epochs] = package.ArchResults(row, NASBench201().format(NASBench201()[number]))
+        for epochs in lengths:
+            results[row][epochs] = package.ArchResults(row, space.format(space[number]))
     for key, record in records.items():
         number, epochs, training, seed = key.split("|")
         row, steps = OFFICIAL_NUMBERS.index(int(number)), range(int(epochs))
@@ -108,7 +109,7 @@ def states(records, package):
         trial.train_times = dict(zip(steps, record["train_time"], strict=True))
         trial.eval_names = sorted({name.split("@")[0] for name in record["eval_acc"]})
         trial.eval_acc1es, trial.eval_losses = record["eval_acc"], record["eval_loss"]
-        trial.eval_times = record["eval_time"]
+        trial.eval_times = record.get("eval_time", {})
         results[row][int(epochs)].update(training, int(seed), trial)
     return {row: {n: result.state_dict() for n, result in both.items()} for row, both in results.items()}
 
