@@ -116,7 +116,7 @@ def _cell(row: Row) -> str:
 
 def _result(findings: Findings, runs: Sequence[TrainedRun], seconds: float) -> Result:
     origin = provenance()
-    kind, space = runs[0].method, runs[0].space.name
+    kind, space = runs[0].method, runs[0].spaces
     end = f"_{findings.dataset}" if findings.dataset else ""
     return Result(
         name=f"{kind}/{space}_{findings.name}{end}".lower(),
@@ -138,7 +138,7 @@ def _result(findings: Findings, runs: Sequence[TrainedRun], seconds: float) -> R
 def _numbers(findings: Findings, runs: Sequence[TrainedRun], result: Result) -> dict[str, Any]:
     return {
         "analysis": findings.name,
-        "space": runs[0].space.name,
+        "space": runs[0].spaces,
         "dataset": findings.dataset,
         "runs": [str(run.folder) for run in runs],
         **{key: value for key, value in asdict(result).items() if key not in ("name", "rows")},

@@ -50,6 +50,12 @@ class TrainedRun:
         """Name of the method: what the module calls itself, otherwise its class."""
         return str(getattr(self.module, "method", type(self.module).__name__))
 
+    @property
+    def spaces(self) -> str:
+        """Names of the spaces of its data, joined by underscores."""
+        sets = [self.data] if self.space is not None else self.data.networks
+        return "_".join(each.space.name for each in sets)
+
     @cached_property
     def embeddings(self) -> Tensor:
         """Embedding of every cell of the space, ``(N, D)`` float32."""
@@ -80,24 +86,25 @@ class TrainedRun:
         return table.cpu()
 
 
-def load_runs(folders: Sequence[Path]) -> dict[str, list[TrainedRun]]:
+def load_runs(folders: Sequence[Path], several_spaces: bool = False) -> dict[str, list[TrainedRun]]:
     """Trained runs by method: runs that differ in their seed alone share a name, others get one of their own.
 
     Args:
         folders: Run folders as ``lightning-nas fit`` leaves them, all of one space.
+        several_spaces: Whether their data may be of several spaces at once.
 
     Raises:
         RunFolderError: A folder holds no trained module, does not name its space, or the space is not finite.
         UsageError: The runs are of different spaces, or there are none.
     """
-    runs = [_load(folder) for folder in dict.fromkeys(folders)]
+    runs = [_load(folder, several_spaces) for folder in dict.fromkeys(folders)]
     if not runs:
         raise UsageError("analyze: got no run folders, expected at least one: --run runs/arch2vec/nasbench201")
     for run in runs:
-        if run.space != runs[0].space:
+        if (run.space, run.spaces) != (runs[0].space, runs[0].spaces):
             raise UsageError(
-                f"analyze: {runs[0].folder} is of the space {runs[0].space.name!r} and {run.folder} of "
-                f"{run.space.name!r}; expected runs of one space with the same arguments"
+                f"analyze: {runs[0].folder} is of the space {runs[0].spaces!r} and {run.folder} of "
+                f"{run.spaces!r}; expected runs of one space with the same arguments"
             )
     variants: dict[str, list[TrainedRun]] = {}
     for run in runs:
@@ -109,11 +116,11 @@ def load_runs(folders: Sequence[Path]) -> dict[str, list[TrainedRun]]:
     }
 
 
-def _load(folder: Path) -> TrainedRun:
+def _load(folder: Path, several_spaces: bool) -> TrainedRun:
     module, data = load(folder), load_data(folder)
     path = home(folder) / "config.yaml"
     space = getattr(data, "space", None)
-    if not isinstance(space, FiniteSpace):
+    if not isinstance(space, FiniteSpace) and not (space is None and several_spaces and hasattr(data, "networks")):
         of = f"the space {space.name!r}, which is not numbered" if space else "no one space"
         raise RunFolderError(f"{path}: the data are of {of}; expected those of one finite space")
     model = yaml.safe_load(path.read_text("utf-8"))["model"]
@@ -140,7 +147,7 @@ def untrained(module: LightningModule, seed: int) -> LightningModule:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Test accuracies of a table.
+    """Test accuracies of a table; validation accuracies where it has no others.
 
     Args:
         dataset: Data set, for example ``cifar10``.
@@ -148,6 +155,7 @@ class Accuracies:
         table: Name of the table.
         members: Which members of the space have one, ``(n,)``.
         values: Mean over training seeds in percent, ``(n,)`` float64.
+        split: ``test`` or ``valid``.
     """
 
     dataset: str
@@ -155,12 +163,15 @@ class Accuracies:
     table: str
     members: LongTensor
     values: Tensor
+    split: str = "test"
 
 
 def read_accuracies(
     space: FiniteSpace[Any], table: str | None, dataset: str | None, epochs: int | None, data_dir: str | None
 ) -> Accuracies:
-    """Test accuracies of a space's members from a table, which may hold a part of the space only.
+    """Accuracies of a space's members from a table, which may hold a part of the space only.
+
+    They are test accuracies, or validation accuracies where the table has no others.
 
     Args:
         space: Whose members.
@@ -176,7 +187,8 @@ def read_accuracies(
     found = read_table(find_table(table or space.name, data_dir))
     if found.meta["space"] != space.name:
         raise UsageError(f"{found.path}: is a table of {found.meta['space']!r}, expected one of {space.name!r}")
-    columns = [name.rpartition("/test@") for name in found.columns if "/test@" in name]
+    split = "test" if any("/test@" in name for name in found.columns) else "valid"
+    columns = [name.rpartition(f"/{split}@") for name in found.columns if f"/{split}@" in name]
     known = sorted((name, int(length)) for name, _, length in columns if length.isdigit())
     chosen = [pair for pair in known if dataset in (None, pair[0]) and epochs in (None, pair[1])]
     if len({name for name, _ in chosen}) != 1:
@@ -185,10 +197,10 @@ def read_accuracies(
             f"{', '.join(f'{name} {length}' for name, length in known)}"
         )
     name, length = max(chosen)
-    values = torch.from_numpy(found.mean_over_seeds(f"{name}/test@{length}").astype(np.float64))
+    values = torch.from_numpy(found.mean_over_seeds(f"{name}/{split}@{length}").astype(np.float64))
     held = found.members(len(space))
     members = torch.arange(len(space)) if held is None else torch.from_numpy(held)
-    return Accuracies(name, length, found.path.stem, members, values)  # type: ignore[arg-type]
+    return Accuracies(name, length, found.path.stem, members, values, split)  # type: ignore[arg-type]
 
 
 def every_run(groups: Mapping[str, Sequence[TrainedRun]]) -> list[TrainedRun]:

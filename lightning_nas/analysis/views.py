@@ -1,0 +1,114 @@
+"""Networks seen through their Jacobians: what a regression is given, and how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from lightning_nas.analysis.runs import Accuracies, TrainedRun
+from lightning_nas.datamodules.jacobians import JacobianDataModule, JacobianSet
+from lightning_nas.errors import UsageError
+
+_CHUNK = 512  # networks per forward pass
+
+Regressor = Callable[[int], Any]
+"""Makes a regression of scikit-learn's kind (fit, predict) from a seed."""
+
+
+class NetworkViews(NamedTuple):
+    """All architectures of a set that have a Jacobian and an accuracy.
+
+    Attributes:
+        networks: Which of the M networks each architecture is; isomorphic ones share theirs.
+        scores: Their accuracies in percent.
+        connected: Whether the space has a path from input to output for them; the others score by chance.
+        features: By name, what each of the M networks shows in each of I initialisations.
+
+    Shapes:
+        networks, scores, connected ``(n,)``; features ``(M, I, d)``, the number of initialisations may be 1.
+    """
+
+    networks: Tensor
+    scores: Tensor
+    connected: Tensor
+    features: dict[str, Tensor]
+
+
+def network_views(run: TrainedRun, networks: JacobianSet, truth: Accuracies) -> NetworkViews:
+    """What a trained run, and what its data without it, show of the networks of one space.
+
+    Raises:
+        UsageError: No architecture has a Jacobian and an accuracy.
+    """
+    members, places = networks.members
+    position = torch.full((len(networks.space),), -1)
+    position[truth.members] = torch.arange(len(truth.members))
+    known = position[members] >= 0
+    if not known.any():
+        raise UsageError(
+            f"analyze: no network of {run.folder} has an accuracy in the table {truth.table!r}, expected a table of "
+            f"the space {networks.space.name!r}"
+        )
+    connected = getattr(networks.space, "connected", torch.ones(len(networks.space), dtype=torch.bool))
+    costs = networks.store.costs(networks.size).double()
+    singular = _singular_values(data_of(run), networks)
+    features = {
+        run.method: view_embeddings(run.module, data_of(run), networks),
+        "singular values": singular,
+        "largest singular value": singular[..., :1],
+        "parameters": costs[:, None, :1],
+        "multiply-adds": costs[:, None, 1:],
+    }
+    scores = truth.values[position[members[known]]]
+    return NetworkViews(places[known], scores, connected[members[known]], features)
+
+
+def data_of(run: TrainedRun) -> JacobianDataModule:
+    """The Jacobians of a run, computed where they are missing.
+
+    Raises:
+        UsageError: Its data are something else.
+    """
+    if not isinstance(run.data, JacobianDataModule):
+        raise UsageError(f"analyze: {run.folder} was trained on {type(run.data).__name__}, expected JacobianDataModule")
+    run.data.prepare_data()
+    return run.data
+
+
+@torch.no_grad()
+def view_embeddings(module: LightningModule, data: JacobianDataModule, networks: JacobianSet) -> Tensor:
+    """Embedding of every initialisation of every network, ``(M, I, D)`` float32."""
+    chunks = torch.split(torch.arange(networks.size), _CHUNK)
+    return torch.cat([module.embed_views(data.scores(networks, chunk)) for chunk in chunks])  # type: ignore[operator]
+
+
+def _singular_values(data: JacobianDataModule, networks: JacobianSet) -> Tensor:
+    chunks = torch.split(torch.arange(networks.size), _CHUNK)
+    return torch.cat([networks.store.scores(chunk, data.num_initialisations).norm(dim=-2) for chunk in chunks])
+
+
+def fitted(regressor: Any, features: Tensor, scores: Tensor) -> Any:
+    """A regression on all initialisations, each a row with its network's score, ``(n, I, d)`` and ``(n,)``."""
+    rows = features.flatten(0, 1).numpy()
+    return regressor.fit(rows, scores.repeat_interleave(features.shape[1]).numpy())
+
+
+def predicted(regression: Any, features: Tensor) -> np.ndarray:
+    """Mean prediction over a network's initialisations, ``(n, I, d)`` -> ``(n,)``."""
+    guess = regression.predict(features.flatten(0, 1).numpy())
+    means: np.ndarray = guess.reshape(features.shape[:2]).mean(axis=1)
+    return means
+
+
+def agreement(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Pearson's correlation and Kendall's tau; 0 where all predictions are one number, which ranks nothing."""
+    from scipy.stats import kendalltau, pearsonr
+
+    if np.ptp(guess) == 0 or np.ptp(truth) == 0:
+        return {"Pearson": 0.0, "Kendall": 0.0}
+    return {"Pearson": float(pearsonr(guess, truth).statistic), "Kendall": float(kendalltau(guess, truth).statistic)}
