@@ -54,7 +54,7 @@ class TrainedRun:
     def spaces(self) -> str:
         """Names of the spaces of its data, joined by underscores."""
         sets = [self.data] if self.space is not None else self.data.networks
-        return "_".join(each.space.name for each in sets)
+        return "_".join(each.space.name for each in sets)  # type: ignore[attr-defined]
 
     @cached_property
     def embeddings(self) -> Tensor:
