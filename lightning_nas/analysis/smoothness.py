@@ -136,6 +136,9 @@ def walk_pairs(space: FiniteSpace[Any], num_steps: int, max_gap: int, seed: int)
         num_steps: Steps of the walk.
         max_gap: Largest number of steps between the cells of a pair.
         seed: Seed of the walk.
+
+    Raises:
+        UsageError: The walk goes to and fro between a few cells, as in a sample of a space that lacks most neighbours.
     """
     rng = np.random.default_rng(seed)
     arch = space.sample(rng)
@@ -143,6 +146,11 @@ def walk_pairs(space: FiniteSpace[Any], num_steps: int, max_gap: int, seed: int)
     for _ in range(num_steps):
         arch = space.mutate(arch, rng)
         path.append(space.index(arch))
+    if len(set(path)) * 20 < num_steps:
+        raise UsageError(
+            f"analyze smoothness: {num_steps:,} steps lead to {len(set(path))} different cells, for of {space.name!r} "
+            "only a sample is known, without most cells' neighbours; expected a whole space ('analyze walk' needs none)"
+        )
     cells = torch.tensor(path)
     gaps = range(1, max_gap + 1)
     left, right = (torch.cat(parts) for parts in zip(*((cells[:-k], cells[k:]) for k in gaps), strict=True))

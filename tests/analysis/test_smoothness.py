@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lightning_nas.analysis.smoothness import _rising, walk_pairs
+from lightning_nas.errors import UsageError
 from tests.contract import TinySpace
 
 
@@ -18,6 +19,15 @@ def test_pairs_are_steps_of_one_walk():
     assert (changed[20:39] <= 2).all()
     assert torch.equal(walk_pairs(space, 20, 3, seed=0).left, pairs.left)
     assert not torch.equal(walk_pairs(space, 20, 3, seed=1).left, pairs.left)
+
+
+def test_a_walk_to_and_fro_is_refused():
+    class Pair(TinySpace):
+        def mutate(self, arch, rng):
+            return (1, *arch[1:]) if arch[0] == 0 else (0, *arch[1:])
+
+    with pytest.raises(UsageError, match="100 steps lead to . different cells"):
+        walk_pairs(Pair(), 100, 3, seed=0)
 
 
 def test_rising_medians():
