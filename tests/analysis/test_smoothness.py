@@ -26,7 +26,7 @@ def test_a_walk_to_and_fro_is_refused():
         def mutate(self, arch, rng):
             return (1, *arch[1:]) if arch[0] == 0 else (0, *arch[1:])
 
-    with pytest.raises(UsageError, match="100 steps lead to . different cells"):
+    with pytest.raises(UsageError, match=r"100 steps lead to . different cells"):
         walk_pairs(Pair(), 100, 3, seed=0)
 
 
