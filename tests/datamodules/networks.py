@@ -37,6 +37,16 @@ class BuildableSpace(TinySpace):
         )
 
 
+class SecondSpace(BuildableSpace):
+    """The same networks under another name, all of them different, one without a path from input to output."""
+
+    name = "second"
+    connected = torch.arange(81) != 5
+
+    def canonical(self, arch):
+        return arch
+
+
 class ExplodingSpace(BuildableSpace):
     """Networks whose Jacobians are not finite."""
 

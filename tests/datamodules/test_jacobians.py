@@ -10,16 +10,9 @@ from lightning_nas.errors import UsageError
 from lightning_nas.nn.jacobian import normalised
 from lightning_nas.spaces.natsbench_size import NATSBenchSize
 from lightning_nas.workers.base import ExecutorWorkers
-from tests.datamodules.networks import BuildableSpace
+from tests.datamodules.networks import BuildableSpace, SecondSpace
 
 SPACE = BuildableSpace()
-
-
-class SecondSpace(BuildableSpace):
-    name = "second"
-
-    def canonical(self, arch):
-        return arch
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+import json
+from itertools import product
+
+import pytest
+
+from lightning_nas.cli import main
+
+
+def type_it(contrastive, out, *args, runs=("both0", "both1")):
+    folders = [str(contrastive / run) for run in runs]
+    given = ["--data_dir", str(contrastive), "--output", str(out), "--datasets", '["toy", "other"]']
+    main(["analyze", "transfer", "--run", *folders, *given, *args])
+
+
+def test_from_run_folders_to_files(contrastive, tmp_path):
+    type_it(contrastive, tmp_path, "--num_train", "25", "--num_test", "15")
+    numbers = json.loads((tmp_path / "transfer.json").read_text())
+    found = {(row["label"], row["metric"]): row for row in numbers["rows"]}
+    assert numbers["space"] == "buildable_second"
+    pairs = [
+        f"{a} to {b}, {data}"
+        for a in ("buildable", "second")
+        for b in ("buildable", "second")
+        for data in ("toy", "other")
+    ]
+    for label in ("ContrastiveEncoder", "singular values", "parameters"):
+        for pair in pairs:
+            assert found[label, f"{pair}: Pearson"]["n"] == 2
+            assert -1 <= found[label, f"{pair}: Kendall"]["mean"] <= 1
+    # The second space has a network without a path, which need not be among those tested in every run.
+    first = found["ContrastiveEncoder", "second to buildable, toy: Pearson"]["mean"]
+    assert first == found["ContrastiveEncoder", "second to buildable, toy: Pearson, connected"]["mean"]
+    again = tmp_path / "again"
+    type_it(contrastive, again, "--num_train", "25", "--num_test", "15")
+    assert json.loads((again / "transfer.json").read_text())["rows"] == numbers["rows"]
+
+
+def test_too_many_networks_are_refused(contrastive, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        type_it(contrastive, tmp_path, "--num_train", "40", "--num_test", "15")
+    assert "expected at most the 45 networks of 'buildable' together" in capsys.readouterr().err
