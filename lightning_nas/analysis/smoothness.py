@@ -138,7 +138,7 @@ def walk_pairs(space: FiniteSpace[Any], num_steps: int, max_gap: int, seed: int)
         seed: Seed of the walk.
 
     Raises:
-        UsageError: The walk goes back and forth between a few cells, as in a sample of a space that lacks most neighbours.
+        UsageError: The walk goes back and forth between a few cells, as in a sample that lacks most neighbours.
     """
     rng = np.random.default_rng(seed)
     arch = space.sample(rng)
