@@ -23,6 +23,9 @@ from lightning_nas.workers.base import Job, Workers
 SHARD = 32
 """Networks in one file, and so in one task of a worker."""
 
+JACOBIAN_VERSION = 1
+"""Part of a store's identity: changes with whatever changes the numbers."""
+
 
 class ShardTask(NamedTuple):
     """One initialisation of a few networks.
@@ -115,7 +118,6 @@ class JacobianStore:
 
     def __init__(self, folder: Path, identity: dict[str, Any], order: Tensor, shape: tuple[int, int]) -> None:
         self.folder, self.identity, self.order, self.shape = folder, identity, order, shape
-        self._open: dict[Path, np.ndarray] = {}
 
     def tasks(self, num_members: int, num_initialisations: int) -> list[ShardTask]:
         """What is still to be computed for the first so many networks; whole shards."""
@@ -124,7 +126,7 @@ class JacobianStore:
             ShardTask(number, initialisation, tuple(members.tolist()))
             for number, members in enumerate(shards)
             for initialisation in range(num_initialisations)
-            if not self._scores(number, initialisation).is_file()
+            if not self._has(number, initialisation)
         ]
 
     def fill(
@@ -157,10 +159,13 @@ class JacobianStore:
         workers.prepare()
         workers.start(job)
         try:
-            results = _done(workers, tasks)
+            results = _done(workers, tasks, lambda task: self._has(task.number, task.initialisation))
             for _ in track(range(len(tasks))):
-                task, (scores, costs) = next(results)
-                with write_atomically(self.folder / f"costs-{task.number:05d}.npy", "wb") as file:
+                task, found = next(results)
+                if found is None:  # another run, which wants the same, was faster
+                    continue
+                scores, costs = found
+                with write_atomically(self._costs(task.number), "wb") as file:
                     np.save(file, costs)
                 with write_atomically(self._scores(task.number, task.initialisation), "wb") as file:
                     np.save(file, scores)
@@ -181,37 +186,50 @@ class JacobianStore:
     def costs(self, num_members: int) -> Tensor:
         """Trainable weights and multiply-adds of the first so many networks, ``(m, 2)`` int64."""
         shards = range(-(-num_members // SHARD))
-        parts = [self._map(self.folder / f"costs-{number:05d}.npy", (2,)) for number in shards]
+        parts = [self._map(self._costs(number), (2,)) for number in shards]
         return torch.from_numpy(np.concatenate(parts)[:num_members])
+
+    def _has(self, number: int, initialisation: int) -> bool:
+        return self._scores(number, initialisation).is_file() and self._costs(number).is_file()
 
     def _scores(self, number: int, initialisation: int) -> Path:
         return self.folder / f"scores-{number:05d}-{initialisation}.npy"
 
+    def _costs(self, number: int) -> Path:
+        return self.folder / f"costs-{number:05d}.npy"
+
     def _map(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
-        if path not in self._open:
-            try:
-                values = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise BenchmarkDataError(
-                    f"{path}: cannot be read ({error}); delete it and start again, which computes it anew"
-                ) from error
-            if values.shape[1:] != shape:
-                raise BenchmarkDataError(
-                    f"{path}: holds an array of shape {values.shape}, expected {('n', *shape)}; delete it and start "
-                    "again, which computes it anew"
-                )
-            self._open[path] = values
-        return self._open[path]
+        """An array in a file; not kept open, for there may be more files than a process may open."""
+        mend = "delete it and start again, which computes it anew"
+        try:
+            values: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            raise BenchmarkDataError(f"{path}: cannot be read ({error}); {mend}") from error
+        except OSError as error:
+            raise BenchmarkDataError(f"{path}: cannot be read ({error})") from error
+        if values.shape[1:] != shape:
+            raise BenchmarkDataError(
+                f"{path}: holds an array of shape {values.shape}, expected {('n', *shape)}; {mend}"
+            )
+        return values
 
 
-def _done(workers: Workers, tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, Any]]:
-    """Tasks with their results as they arrive; as many under way as there are workers, each repeated once."""
+def _done(
+    workers: Workers, tasks: Sequence[ShardTask], has: Callable[[ShardTask], bool]
+) -> Iterator[tuple[ShardTask, Any]]:
+    """Tasks with their results as they arrive; as many under way as there are workers, each repeated once.
+
+    None stands for the result of a task that has been done elsewhere meanwhile.
+    """
     waiting, died = list(reversed(tasks)), set()
     running: dict[Future[Any], ShardTask] = {}
     while waiting or running:
         while waiting and len(running) < workers.parallelism:
             task = waiting.pop()
-            running[workers.submit(task)] = task
+            if has(task):
+                yield task, None
+            else:
+                running[workers.submit(task)] = task
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             task = running.pop(future)
             try:

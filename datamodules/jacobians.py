@@ -14,7 +14,7 @@ from torch import LongTensor, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_nas.datamodules.cells import EpochShuffle
-from lightning_nas.datamodules.jacobian_store import JacobianJob, JacobianStore
+from lightning_nas.datamodules.jacobian_store import JACOBIAN_VERSION, JacobianJob, JacobianStore
 from lightning_nas.datamodules.vision import VisionDataModule
 from lightning_nas.errors import UsageError
 from lightning_nas.files import data_dir, fingerprint
@@ -46,9 +46,10 @@ class NetworkSet:
 class JacobianDataModule(LightningDataModule):
     """Principal scores of the Jacobians of untrained networks, some initialisations of each (arXiv 2102.04208).
 
-    All networks see the same images. The Jacobians are computed when they are first needed, several networks at a time,
-    and kept: a run that is interrupted goes on where it was, and every later run with the same images, networks and
-    seed finds them.
+    All networks see the same images, normalised as the data set is, and have its number of classes (the released code
+    normalises with 0.5 and has 10 classes always). The Jacobians are computed when they are first needed, several
+    networks at a time, and kept: a run that is interrupted goes on where it was, and every later run with the same
+    images, networks and seed finds them, those of a GPU on a CPU, too. Several nodes need a folder that all reach.
 
     Args:
         networks: The networks, of one space or of several; several are trained on together.
@@ -118,6 +119,8 @@ class JacobianDataModule(LightningDataModule):
         from rich.progress import track
 
         for networks in self.jacobian_sets():
+            if not networks.store.tasks(networks.size, self.num_initialisations):
+                continue  # the images are not needed
             show = partial(track, description=f"Jacobians of {networks.space.name}")
             networks.store.fill(self._job(networks), self.workers, networks.size, self.num_initialisations, show)
 
@@ -149,7 +152,7 @@ class JacobianDataModule(LightningDataModule):
         identity = {
             "space": describe_space(space), "sizes": networks.sizes, "images": self.images.identity(),
             "num_images": self.num_images, "num_components": self.num_components, "output": self.output,
-            "seed": self.seed, "device": self.workers.device.partition(":")[0],
+            "seed": self.seed, "version": JACOBIAN_VERSION,
         }  # fmt: skip
         folder = self.folder / f"{space.name}-{fingerprint(identity)}"
         return JacobianSet(
@@ -189,7 +192,8 @@ class JacobianDataModule(LightningDataModule):
 
     def _loader(self, dataset: Dataset[Batch], batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
         sampler = EpochShuffle(len(dataset), self.shuffle_seed) if shuffle else None  # type: ignore[arg-type]
-        incomplete = shuffle and len(dataset) > batch_size  # type: ignore[arg-type]
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        incomplete = shuffle and len(dataset) // processes > batch_size  # type: ignore[arg-type]
         # By name: Lightning makes loaders anew for prediction and distributed runs, and repeats positional arguments.
         return DataLoader(
             dataset,

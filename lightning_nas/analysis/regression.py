@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lightning_nas.analysis.figures import density_panels
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import every_run, load_runs, read_accuracies
-from lightning_nas.analysis.views import NetworkViews, agreement, data_of, fitted, network_views, predicted
+from lightning_nas.analysis.views import agreement, data_of, fitted, network_views, predicted, split
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 
@@ -61,6 +60,8 @@ def regression(
     runs = every_run(groups)
     if len(groups) > 1:
         raise UsageError(f"analyze regression: got runs of {' and '.join(groups)}, expected seeds of one method")
+    if num_draws < 1:
+        raise UsageError(f"analyze regression: got num_draws={num_draws}, expected at least 1")
     truth = read_accuracies(runs[0].space, table, dataset, epochs, data_dir)
     findings = Findings("regression", "LightGBM on embeddings", [], "", "", {}, dataset=truth.dataset)
     measured: dict[tuple[str, str], list[float]] = {}
@@ -68,13 +69,8 @@ def regression(
     for number, member in enumerate(runs):
         (networks,) = data_of(member).jacobian_sets()
         views = network_views(member, networks, truth)
-        if not 2 <= num_train < len(views.scores) - 1:
-            raise UsageError(
-                f"analyze regression: got num_train={num_train}, expected 2 to {len(views.scores) - 2} of the "
-                f"{len(views.scores):,} architectures"
-            )
         for draw in range(num_draws):
-            train, unseen = _split(views, num_train, (seed, number, draw))
+            train, unseen = split(views, num_train, (seed, number, draw))
             for label, features in views.features.items():
                 trees = fitted(gradient_boosting(), features[views.networks[train]], views.scores[train])
                 guess = predicted(trees, features)[views.networks[unseen]]
@@ -125,12 +121,3 @@ def gradient_boosting() -> Any:
     except ImportError as error:
         raise UsageError("this analysis needs the package 'lightgbm': pip install 'lightning-nas[trees]'") from error
     return LGBMRegressor(n_jobs=1, verbosity=-1, deterministic=True)
-
-
-def _split(views: NetworkViews, num_train: int, entropy: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Architectures to fit, and all others whose network is not among theirs."""
-    (word,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-    order = torch.randperm(len(views.scores), generator=torch.Generator().manual_seed(int(word) >> 1))
-    train = order[:num_train]
-    seen = torch.isin(views.networks, views.networks[train])
-    return train, (~seen).nonzero().flatten()

@@ -123,9 +123,15 @@ def _load(folder: Path, several_spaces: bool) -> TrainedRun:
     if not isinstance(space, FiniteSpace) and not (space is None and several_spaces and hasattr(data, "networks")):
         of = f"the space {space.name!r}, which is not numbered" if space else "no one space"
         raise RunFolderError(f"{path}: the data are of {of}; expected those of one finite space")
-    model = yaml.safe_load(path.read_text("utf-8"))["model"]
-    arguments = {name: value for name, value in (model.get("init_args") or {}).items() if name != "seed"}
-    return TrainedRun(folder, module, data, json.dumps([model["class_path"], arguments], sort_keys=True, default=str))
+    config = yaml.safe_load(path.read_text("utf-8"))
+    parts = [[config[part]["class_path"], _lasting(config[part].get("init_args") or {})] for part in ("model", "data")]
+    return TrainedRun(folder, module, data, json.dumps(parts, sort_keys=True, default=str))
+
+
+def _lasting(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments without those that differ between seeds, or say only where and how fast."""
+    passing = ("seed", "shuffle_seed", "eval_batch_size", "workers", "folder")
+    return {name: value for name, value in arguments.items() if name not in passing}
 
 
 def untrained(module: LightningModule, seed: int) -> LightningModule:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import TrainedRun, every_run, load_runs, read_accuracies
-from lightning_nas.analysis.views import NetworkViews, agreement, data_of, fitted, network_views, predicted
+from lightning_nas.analysis.views import NetworkViews, agreement, data_of, fitted, network_views, predicted, split
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 
@@ -77,11 +76,15 @@ def transfer(
         findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     sizes = ", ".join(f"{networks.size:,} of {networks.space.name}" for networks in data.jacobian_sets())
     findings.protocol = (
-        f"random forest of 100 trees, 8 features a split, on {num_train:,} networks of the source, a row for each of "
-        f"{data.num_initialisations} initialisations, predicts {num_test:,} others of the target by the mean over "
-        f"initialisations; every run has its own encoder, split and forest; {data.num_images} images; encoder trained "
-        f"without accuracies on {sizes}; 'connected' leaves out architectures without a path from input to output"
+        f"random forest of 100 trees, 8 features a split, on {num_train:,} random architectures of the source, a row "
+        f"for each of {data.num_initialisations} initialisations, predicts {num_test:,} of the target, none of them "
+        "isomorphic to what its own forest was fitted on, by the mean over initialisations; every run has its own "
+        f"encoder, split and forest; {data.num_images} images; encoder trained without accuracies on {sizes}; "
+        "'connected' leaves out architectures without a path from input to output"
     )
+    for networks in data.jacobian_sets():
+        truth = read_accuracies(networks.space, None, datasets[0], None, data_dir)
+        findings.protocol += f"; accuracies of {networks.space.name}: {truth.split}, {truth.epochs} epochs"
     findings.scale = f"networks: {sizes}; {len(runs)} trained modules"
     findings.details = {"num_train": num_train, "num_test": num_test, "seed": seed}
     publish(findings, runs, output, record)
@@ -92,20 +95,18 @@ def _every_pair(
 ) -> dict[tuple[str, str], float]:
     """Pearson and Kendall for every source, target and kind of features; one forest for each source."""
     num_train, num_test = counts
-    generator = np.random.default_rng(np.random.SeedSequence(entropy))
     spaces: dict[str, tuple[NetworkViews, Tensor, Tensor]] = {}
-    for networks in data_of(run).jacobian_sets():
-        truth = read_accuracies(networks.space, None, dataset, None, data_dir)
-        views = _canonical(network_views(run, networks, truth))
-        if num_train + num_test > len(views.scores):
+    for place, networks in enumerate(data_of(run).jacobian_sets()):
+        views = network_views(run, networks, read_accuracies(networks.space, None, dataset, None, data_dir))
+        train, unseen = split(views, num_train, (*entropy, place))
+        if not 2 <= num_test <= len(unseen):
             raise UsageError(
-                f"analyze transfer: got num_train={num_train} and num_test={num_test}, expected at most the "
-                f"{len(views.scores):,} networks of {networks.space.name!r} together"
+                f"analyze transfer: got num_test={num_test}, expected 2 to the {len(unseen):,} architectures of "
+                f"{networks.space.name!r} that num_train={num_train} leaves"
             )
-        order = torch.from_numpy(generator.permutation(len(views.scores)))
-        spaces[networks.space.name] = views, order[:num_train], order[num_train : num_train + num_test]
+        spaces[networks.space.name] = views, train, unseen[:num_test]
     found = {}
-    state = int(generator.integers(2**31))
+    (state,) = np.random.SeedSequence(entropy).generate_state(1).tolist()
     for source, (views, train, _) in spaces.items():
         for label, features in views.features.items():
             forest = fitted(
@@ -118,13 +119,6 @@ def _every_pair(
                     for name, value in agreement(guess[chosen], actual[chosen]).items():
                         found[label, f"{source} to {target}, {dataset}: {name}{where}"] = value
     return found
-
-
-def _canonical(views: NetworkViews) -> NetworkViews:
-    """One architecture of each network, so that none is both fitted and predicted."""
-    _, first = np.unique(views.networks.numpy(), return_index=True)
-    chosen = torch.from_numpy(first)
-    return NetworkViews(views.networks[chosen], views.scores[chosen], views.connected[chosen], views.features)
 
 
 def _random_forest(seed: int, num_features: int) -> Any:

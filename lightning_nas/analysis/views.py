@@ -30,7 +30,7 @@ class NetworkViews(NamedTuple):
         features: By name, what each of the M networks shows in each of I initialisations.
 
     Shapes:
-        networks, scores, connected ``(n,)``; features ``(M, I, d)``, the number of initialisations may be 1.
+        networks, scores, connected ``(n,)``; features ``(M, I, d)``.
     """
 
     networks: Tensor
@@ -55,14 +55,16 @@ def network_views(run: TrainedRun, networks: JacobianSet, truth: Accuracies) -> 
             f"the space {networks.space.name!r}"
         )
     connected = getattr(networks.space, "connected", torch.ones(len(networks.space), dtype=torch.bool))
-    costs = networks.store.costs(networks.size).double()
+    count = data_of(run).num_initialisations
+    # Repeated, so that the trees get as many rows of everything.
+    costs = networks.store.costs(networks.size).double()[:, None].expand(-1, count, -1)
     singular = _singular_values(data_of(run), networks)
     features = {
         run.method: view_embeddings(run.module, data_of(run), networks),
         "singular values": singular,
         "largest singular value": singular[..., :1],
-        "parameters": costs[:, None, :1],
-        "multiply-adds": costs[:, None, 1:],
+        "parameters": costs[..., :1],
+        "multiply-adds": costs[..., 1:],
     }
     scores = truth.values[position[members[known]]]
     return NetworkViews(places[known], scores, connected[members[known]], features)
@@ -90,6 +92,24 @@ def view_embeddings(module: LightningModule, data: JacobianDataModule, networks:
 def _singular_values(data: JacobianDataModule, networks: JacobianSet) -> Tensor:
     chunks = torch.split(torch.arange(networks.size), _CHUNK)
     return torch.cat([networks.store.scores(chunk, data.num_initialisations).norm(dim=-2) for chunk in chunks])
+
+
+def split(views: NetworkViews, num_train: int, entropy: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Random architectures to fit, and all others whose network is not among theirs, in random order.
+
+    Raises:
+        UsageError: There are not enough of them.
+    """
+    (word,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+    order = torch.randperm(len(views.scores), generator=torch.Generator().manual_seed(int(word) >> 1))
+    train = order[: max(0, num_train)]
+    unseen = order[~torch.isin(views.networks[order], views.networks[train])]
+    if num_train < 2 or min(len(unseen), int(views.connected[unseen].sum())) < 2:
+        raise UsageError(
+            f"analyze: got num_train={num_train} of {len(views.scores):,} architectures, which leaves {len(unseen)} "
+            "that are not isomorphic to any of these; expected at least 2 of both"
+        )
+    return train, unseen
 
 
 def fitted(regressor: Any, features: Tensor, scores: Tensor) -> Any:

@@ -5,7 +5,9 @@ import pytest
 import yaml
 
 from lightning_nas.benchmarks.table import write_table
+from lightning_nas.nn.complexity import count_parameters
 from tests.contract import Project
+from tests.datamodules.networks import BuildableSpace
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +34,8 @@ def contrastive(tmp_path_factory):
     folder = tmp_path_factory.mktemp("contrastive")
     rng = np.random.default_rng(0)
     for name, split in (("buildable", "test"), ("second", "valid")):
-        columns = {f"{data}/{split}@9": 80 + 10 * rng.random(81) for data in ("toy", "other")}
+        sizes = [count_parameters(BuildableSpace().build(arch)) for arch in BuildableSpace()]
+        columns = {f"toy/{split}@9": 80 + 10 * rng.random(81), f"other/{split}@9": np.array(sizes) / 100.0}
         write_table(folder / f"{name}.npz", {"space": name}, columns)
     spaces = [{"space": f"tests.datamodules.networks.{name}"} for name in ("BuildableSpace", "SecondSpace")]
     for name, networks in (("one", spaces[0]), ("both", spaces)):

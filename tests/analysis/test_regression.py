@@ -2,11 +2,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import pearsonr
 
-from lightning_nas.analysis.regression import _split, gradient_boosting
-from lightning_nas.analysis.views import NetworkViews
+from lightning_nas.analysis.regression import gradient_boosting
 from lightning_nas.cli import main
 
 
@@ -25,18 +23,12 @@ def test_from_run_folders_to_files(contrastive, tmp_path):
     assert all(row["n"] == 4 and -1 <= row["mean"] <= 1 for row in found.values())
     assert found["parameters", "Pearson"]["mean"] == found["parameters", "Pearson, connected"]["mean"]
     assert "test accuracy (toy, 9 epochs" in numbers["our_protocol"]
+    # Accuracies of "other" are the numbers of weights, which the trees on those must find again.
+    type_it(contrastive, tmp_path / "other", "--dataset", "other", "--num_train", "60", "--num_draws", "2")
+    numbers = json.loads((tmp_path / "other" / "regression.json").read_text())
+    found = {(row["label"], row["metric"]): row["mean"] for row in numbers["rows"]}
+    assert found["parameters", "Kendall"] > 0.8 > found["largest singular value", "Kendall"]
     assert (tmp_path / "regression.pdf").is_file()
-
-
-def test_nothing_that_was_fitted_is_predicted():
-    networks = torch.arange(50) // 2  # pairs of isomorphic architectures
-    views = NetworkViews(networks, torch.rand(50), torch.ones(50, dtype=torch.bool), {})
-    train, unseen = _split(views, 10, (0, 0, 0))
-    assert len(train) == 10
-    assert not set(networks[train].tolist()) & set(networks[unseen].tolist())
-    assert len(unseen) == 50 - 2 * len(set(networks[train].tolist()))
-    assert torch.equal(train, _split(views, 10, (0, 0, 0))[0])
-    assert not torch.equal(train, _split(views, 10, (0, 0, 1))[0])
 
 
 def test_trees_learn():
@@ -50,7 +42,9 @@ def test_trees_learn():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--dataset", "toy", "--num_train", "80"), "expected 2 to 79"),
+        (("--dataset", "toy", "--num_train", "80"), "expected at least 2 of both"),
+        (("--dataset", "toy", "--num_train", "1"), "expected at least 2 of both"),
+        (("--dataset", "toy", "--num_train", "9", "--num_draws", "0"), "expected at least 1"),
         (("--dataset", "gone"), "expected one of other 9, toy 9"),
     ],
 )

@@ -1,9 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lightning_nas.analysis.runs import load_runs, read_accuracies
-from lightning_nas.analysis.views import agreement, data_of, fitted, network_views, predicted
+from lightning_nas.analysis.views import NetworkViews, agreement, data_of, fitted, network_views, predicted, split
 from lightning_nas.errors import UsageError
 
 
@@ -41,7 +44,7 @@ def test_architectures_share_their_canonical_networks_features(contrastive):
     assert views.connected.all()
     assert {label: tuple(table.shape) for label, table in views.features.items()} == {
         "ContrastiveEncoder": (45, 2, 4), "singular values": (45, 2, 8), "largest singular value": (45, 2, 1),
-        "parameters": (45, 1, 1), "multiply-adds": (45, 1, 1),
+        "parameters": (45, 2, 1), "multiply-adds": (45, 2, 1),
     }  # fmt: skip
     means = views.features["ContrastiveEncoder"].mean(dim=1)[views.networks]
     torch.testing.assert_close(means, run.embeddings)
@@ -54,3 +57,34 @@ def test_other_data_are_refused(trained):
     (run,) = load_runs([trained.folder / "run0"])["Arch2Vec"]
     with pytest.raises(UsageError, match="trained on CellDataModule, expected JacobianDataModule"):
         data_of(run)
+
+
+def test_nothing_that_was_fitted_is_predicted():
+    networks = torch.arange(50) // 2  # pairs of isomorphic architectures
+    views = NetworkViews(networks, torch.rand(50), torch.ones(50, dtype=torch.bool), {})
+    train, unseen = split(views, 10, (0, 0, 0))
+    assert len(train) == 10
+    assert not set(networks[train].tolist()) & set(networks[unseen].tolist())
+    assert len(unseen) == 50 - 2 * len(set(networks[train].tolist()))
+    assert torch.equal(train, split(views, 10, (0, 0, 0))[0])
+    assert not torch.equal(train, split(views, 10, (0, 0, 1))[0])
+    with pytest.raises(UsageError, match=r"num_train=49 of 50 architectures, which leaves 0"):
+        split(views, 49, (0, 0, 0))
+
+
+def test_disconnected_architectures_are_known(contrastive):
+    (run,) = load_runs([contrastive / "both0"], several_spaces=True)["ContrastiveEncoder"]
+    second = data_of(run).jacobian_sets()[1]
+    views = network_views(
+        run, second, read_accuracies(second.space, str(contrastive / "second.npz"), "toy", None, None)
+    )
+    assert views.connected.tolist() == [index != 5 for index in range(81)]
+
+
+def test_runs_on_other_data_are_another_experiment(contrastive, tmp_path):
+    shutil.copytree(contrastive / "one1", tmp_path / "other")
+    config = yaml.safe_load((tmp_path / "other" / "config.yaml").read_text())
+    config["data"]["init_args"]["normalise"] = True
+    (tmp_path / "other" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert len(load_runs([contrastive / "one0", contrastive / "one1"])) == 1
+    assert len(load_runs([contrastive / "one0", tmp_path / "other"])) == 2

@@ -1,3 +1,4 @@
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -122,12 +123,41 @@ def test_a_worker_may_die_once(store, deaths):
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
-def test_a_damaged_file_says_how_to_mend_it(store, workers, damage):
+@pytest.mark.parametrize("name", ["scores-00000-0.npy", "costs-00000.npy"])
+def test_a_damaged_file_is_mended_as_the_error_says(store, workers, damage, name):
+    def read():
+        return store.scores(torch.tensor([0]), 1), store.costs(1)
+
     store.fill(job(), workers, 1, 1)
-    path = store.folder / "scores-00000-0.npy"
+    before = read()
+    path = store.folder / name
     if damage is None:
         np.save(path, np.zeros((SHARD, 6, 3), np.float32))
     else:
         path.write_bytes(damage)
-    with pytest.raises(BenchmarkDataError, match=r"scores-00000-0.npy.*delete it and start again"):
-        store.scores(torch.tensor([0]), 1)
+    with pytest.raises(BenchmarkDataError, match=rf"{name}.*delete it and start again"):
+        read()
+    path.unlink()
+    store.fill(job(), workers, 1, 1)
+    assert all(map(torch.equal, read(), before))
+
+
+def test_files_are_not_kept_open(store, workers):
+    store.fill(job(), workers, 81, 2)
+    before = len(os.listdir("/proc/self/fd"))
+    held = [store.scores(torch.arange(81), 2) for _ in range(3)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert torch.equal(held[0], held[2])
+
+
+def test_what_another_run_has_done_meanwhile_is_not_done_again(store, workers):
+    class Slow(ExecutorWorkers):
+        def start(self, job):
+            store.fill(job, workers, 81, 1)  # the other run
+            super().start(job)
+
+        def submit(self, task):
+            raise AssertionError("computed twice")
+
+    store.fill(job(), Slow(workers.executor), 81, 1)
+    assert store.tasks(81, 1) == []

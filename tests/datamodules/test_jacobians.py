@@ -1,8 +1,10 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_nas.datamodules.jacobians import JacobianDataModule, NetworkSet
 from lightning_nas.datamodules.vision import DigitsDataModule
@@ -58,6 +60,24 @@ def test_training_batches_are_the_networks_they_say(make):
     assert not torch.equal(first[0][0], next(iter(loader))[0])
     held_out = torch.cat([index for index, _ in data.val_dataloader()])
     assert not set(held_out.tolist()) & {i for index, _ in first for i in index.tolist()}
+
+
+def test_the_images_are_not_needed_once_the_jacobians_are_there(make, tmp_path):
+    make()
+    gone = DigitsDataModule()
+    gone.setup = None
+    assert torch.equal(make(images=gone).rows(torch.arange(3))[1], make().rows(torch.arange(3))[1])
+
+
+@pytest.mark.parametrize(("processes", "batches"), [(1, 5), (4, 1), (8, 1)])
+def test_every_process_has_batches(make, processes, batches):
+    """40 networks in batches of 8; Lightning gives each process its share."""
+    data = make(val_fraction=5 / 45)
+    data.trainer = SimpleNamespace(world_size=processes)
+    loader = data.train_dataloader()
+    sampler = DistributedSampler(loader.dataset, processes, 0)
+    share = DataLoader(loader.dataset, 8, sampler=sampler, collate_fn=loader.collate_fn, drop_last=loader.drop_last)
+    assert len(list(share)) == batches
 
 
 def test_several_spaces_are_trained_on_together(make):

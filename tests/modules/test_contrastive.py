@@ -112,6 +112,9 @@ def test_views_are_two_different_initialisations_drawn_anew_in_every_step(folder
     assert (first[:, 0] != first[:, 1]).all()
     assert set(first.flatten().tolist()) == {0, 1, 2, 3}
     assert torch.equal(first, module._two_views(torch.zeros(64, 4, 2, 12)))
+    for attribute in ("global_step", "global_rank"):
+        later = type("Later", (ContrastiveEncoder,), {attribute: 1})(12).train()
+        assert not torch.equal(first, later._two_views(torch.zeros(64, 4, 2, 12)))
     other = ContrastiveEncoder(12, seed=1).train()._two_views(torch.zeros(64, 4, 2, 12))
     assert not torch.equal(first, other)
 
