@@ -27,9 +27,11 @@ class CategoricalSpace(FiniteSpace[Codes]):
 
     Attributes:
         choices: Names that can stand at each position.
+        separator: What stands between them in the notation.
     """
 
     choices: tuple[tuple[str, ...], ...]
+    separator: str = "|"
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -90,18 +92,18 @@ class CategoricalSpace(FiniteSpace[Codes]):
 
     def parse(self, text: str) -> Codes:
         """Read ``a|b|c``; raises ``SpaceError`` naming the position and the choices there."""
-        names = text.strip().split("|")
+        names = text.strip().split(self.separator)
         if len(names) != len(self.choices):
             raise SpaceError(
-                f"{self.name}: got {len(names)} choices in {text!r}, expected {len(self.choices)} separated by '|', "
-                f"for example {self.format(self[0])!r}"
+                f"{self.name}: got {len(names)} choices in {text!r}, expected {len(self.choices)} separated by "
+                f"{self.separator!r}, for example {self.format(self[0])!r}"
             )
         return tuple(self._choice(position, name) for position, name in enumerate(names))
 
     def format(self, arch: Codes) -> str:
         """Write ``a|b|c``."""
         self._check(arch)
-        return "|".join(choices[code] for choices, code in zip(self.choices, arch, strict=True))
+        return self.separator.join(choices[code] for choices, code in zip(self.choices, arch, strict=True))
 
     def _choice(self, position: int, name: str) -> int:
         try:

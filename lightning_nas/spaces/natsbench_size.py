@@ -29,23 +29,9 @@ class NATSBenchSize(CategoricalSpace):
 
     name = "natsbench_size"
     choices = (tuple(map(str, WIDTHS)),) * _BLOCKS
+    separator = ":"
     vertex_labels = ("input", *map(str, WIDTHS), "output")
     num_vertices = _BLOCKS + 2
-
-    def parse(self, text: str) -> Codes:
-        """Read ``8:16:64:24:8``; raises ``SpaceError`` naming the position and the widths there are."""
-        names = text.strip().split(":")
-        if len(names) != _BLOCKS:
-            raise SpaceError(
-                f"{self.name}: got {len(names)} widths in {text!r}, expected {_BLOCKS} separated by ':', for example "
-                f"{self.format(self[0])!r}"
-            )
-        return tuple(self._choice(position, name) for position, name in enumerate(names))
-
-    def format(self, arch: Codes) -> str:
-        """Write ``8:16:64:24:8``."""
-        self._check(arch)
-        return ":".join(str(WIDTHS[code]) for code in arch)
 
     def graph(self, arch: Codes) -> CellGraph:
         """A chain: input, five blocks, output."""
