@@ -31,7 +31,9 @@ ALLOWED = {
     "genotype": CORE,
     "loading": CORE | {"modules"},
     "retraining": CORE | {"modules"},
-    "analysis": CORE | REPORTING | {"search", "predictors", "benchmarks", "modules", "metrics", "loading"},
+    "analysis": CORE
+    | REPORTING
+    | {"search", "predictors", "benchmarks", "datamodules", "modules", "metrics", "loading"},
     "analyze_cli": None,
     "export": CORE | {"modules", "loading", "export_template"},
     "export_template": set(),
