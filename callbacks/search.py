@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lightning_nas.benchmarks.base import Benchmark
+from lightning_nas.callbacks.embeddings import assemble
 from lightning_nas.callbacks.progress import SearchProgress
 from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.files import ensure_writable, write_atomically
@@ -52,7 +53,7 @@ class SearchCallback(Callback):
             other after every score, so a live benchmark belongs in one: its workers are what runs side by side.
         seed: Seed of the search; run r draws from (seed, r, query), so strategies share their random starts.
         ledger: What the published numbers are, for ``lightning-nas report --record``: name, title, source,
-            reference_protocol, our_protocol, scale, notes, published, paired, not_run.
+            reference_protocol, our_protocol, scale, notes, published, paired, at, not_run.
         folder: Folder within the run folder for all that the search leaves, where a configuration has several
             searches; None for the run folder itself.
     """
@@ -144,8 +145,7 @@ class SearchCallback(Callback):
             for number, batch in enumerate(trainer.datamodule.predict_dataloader()):  # type: ignore[attr-defined]
                 outputs.append(pl_module.predict_step(trainer.strategy.batch_to_device(batch), number))
         pl_module.train(was_training)
-        self._embeddings = self._assemble(outputs)
-        self._search(trainer, pl_module)
+        self._search(trainer, pl_module, *assemble(outputs, len(self.benchmark.space)))  # type: ignore[arg-type]
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an earlier call collected."""
@@ -167,27 +167,26 @@ class SearchCallback(Callback):
         """Put the embeddings of all processes together and search, when called by ``search``."""
         if trainer.fast_dev_run or not getattr(trainer, "searching", False):  # type: ignore[attr-defined]
             return
-        share = self._assemble(self._outputs)
         # Every cell is embedded by one process and zero elsewhere, so the sum is the whole table.
-        self._embeddings = trainer.strategy.reduce(share, reduce_op="sum")
-        self._search(trainer, pl_module)
-
-    def _assemble(self, outputs: list[tuple[Tensor, Tensor]]) -> Tensor:
-        index, values = (torch.cat(parts) for parts in zip(*outputs, strict=True))
-        table = values.new_zeros(len(self.benchmark.space), values.shape[1])  # type: ignore[arg-type]
-        table[index] = values
-        return table
+        shares = assemble(self._outputs, len(self.benchmark.space))  # type: ignore[arg-type]
+        whole = (trainer.strategy.reduce(share, reduce_op="sum") for share in shares)
+        self._search(trainer, pl_module, *whole)
 
     @torch.inference_mode(False)  # a prediction runs without gradients, by which some surrogates and policies learn
     @torch.enable_grad()
-    def _search(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._embeddings is not None
+    def _search(self, trainer: Trainer, pl_module: LightningModule, embeddings: Tensor, embedded: Tensor) -> None:
         # Statistics of batch normalisation can differ between processes: the first one's embeddings are everybody's.
         # What was made in inference mode stays without gradients, unless it is copied.
-        self._embeddings = trainer.strategy.broadcast(self._embeddings.cpu().clone(), 0)
+        self._embeddings = embeddings = trainer.strategy.broadcast(embeddings.cpu().clone(), 0)
         self._weights = trainer.strategy.broadcast(_fingerprint(pl_module), 0)
         members = self.benchmark.members
-        embeddings = self._embeddings if members is None else self._embeddings[members]
+        if members is not None:
+            embeddings, embedded = embeddings[members], embedded[members.to(embedded.device)]
+        if self.needs_embeddings and not bool(embedded.all()):
+            raise UsageError(
+                f"SearchCallback: the data hold {int((embedded > 0).sum())} of the {len(embedded)} architectures that "
+                "the benchmark can score, expected all to be embedded: leave 'num_members' out"
+            )
         pool: CandidatePool[Any] = CandidatePool(self.benchmark.space, members, embeddings)  # type: ignore[arg-type]
         if trainer.is_global_zero:
             self._write_record({})

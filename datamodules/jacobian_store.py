@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_nas.errors import BenchmarkDataError, EvaluationError, NASError, SpaceError
 from lightning_nas.files import ensure_writable, write_atomically
@@ -19,6 +18,7 @@ from lightning_nas.nn.complexity import count_flops, count_parameters
 from lightning_nas.nn.jacobian import Output, input_jacobian, principal_scores
 from lightning_nas.spaces.base import FiniteSpace
 from lightning_nas.workers.base import Job, Workers
+from lightning_nas.workers.tasks import results_of
 
 SHARD = 32
 """Networks in one file, and so in one task of a worker."""
@@ -80,10 +80,8 @@ class JacobianJob(Job):
 
     def _one(self, member: int, initialisation: int, images: Tensor) -> tuple[np.ndarray, tuple[int, int]]:
         arch = self.space[member]
-        (word,) = np.random.SeedSequence((self.seed, member, initialisation)).generate_state(1, np.uint64)
-        torch.manual_seed(int(word) >> 1)
         try:
-            network = self.space.build(arch, **self.sizes)
+            network = initialised(self.space, member, initialisation, self.seed, self.sizes)
             _, channels, height, width = images.shape
             costs = count_parameters(network), count_flops(network, (channels, height, width))
             network = network.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -159,7 +157,10 @@ class JacobianStore:
         workers.prepare()
         workers.start(job)
         try:
-            results = _done(workers, tasks, lambda task: self._has(task.number, task.initialisation))
+            results = results_of(
+                workers, tasks, lambda task: self._has(task.number, task.initialisation),
+                lambda task: f"the networks {task.members[0]} to {task.members[-1]}",
+            )  # fmt: skip
             for _ in track(range(len(tasks))):
                 task, found = next(results)
                 if found is None:  # another run, which wants the same, was faster
@@ -214,33 +215,10 @@ class JacobianStore:
         return values
 
 
-def _done(
-    workers: Workers, tasks: Sequence[ShardTask], has: Callable[[ShardTask], bool]
-) -> Iterator[tuple[ShardTask, Any]]:
-    """Tasks with their results as they arrive; as many under way as there are workers, each repeated once.
-
-    None stands for the result of a task that has been done elsewhere meanwhile.
-    """
-    waiting, died = list(reversed(tasks)), set()
-    running: dict[Future[Any], ShardTask] = {}
-    while waiting or running:
-        while waiting and len(running) < workers.parallelism:
-            task = waiting.pop()
-            if has(task):
-                yield task, None
-            else:
-                running[workers.submit(task)] = task
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            task = running.pop(future)
-            try:
-                result = future.result()
-            except workers.deaths as error:
-                if task in died:
-                    raise EvaluationError(
-                        f"two workers died of the networks {task.members[0]} to {task.members[-1]} (out of memory?); "
-                        "expected fewer images or smaller networks, or workers with more memory"
-                    ) from error
-                died.add(task)
-                waiting.append(task)
-            else:
-                yield task, result
+def initialised(
+    space: FiniteSpace[Any], member: int, initialisation: int, seed: int, sizes: Mapping[str, Any]
+) -> nn.Module:
+    """A network whose weights depend on (seed, index of the network, initialisation) alone; seeds torch's generator."""
+    (word,) = np.random.SeedSequence((seed, member, initialisation)).generate_state(1, np.uint64)
+    torch.manual_seed(int(word) >> 1)
+    return space.build(space[member], **sizes)

@@ -160,6 +160,20 @@ class JacobianDataModule(LightningDataModule):
         )
 
     def _job(self, networks: JacobianSet) -> JacobianJob:
+        shown = self.shown_images()
+        return JacobianJob(networks.space, self.sizes_of(networks), shown, self.num_components, self.output, self.seed)
+
+    def sizes_of(self, networks: JacobianSet) -> dict[str, Any]:
+        """All arguments of the space's ``build`` for these images."""
+        sizes = {"in_channels": self.images.image_shape[0], "num_classes": self.images.num_classes}
+        return {**sizes, **networks.sizes}
+
+    def shown_images(self) -> Tensor:
+        """The images of the Jacobians as networks see them, ``(N, C, H, W)``.
+
+        Raises:
+            UsageError: There are not so many training images.
+        """
         images = self.images
         images.prepare_data()
         images.setup("fit")
@@ -168,9 +182,7 @@ class JacobianDataModule(LightningDataModule):
                 f"JacobianDataModule: got num_images={self.num_images}, expected at most the {count} training images"
             )
         drawn = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))[: self.num_images]
-        sizes = {"in_channels": images.image_shape[0], "num_classes": images.num_classes, **networks.sizes}
-        shown = images.normalise(images.train.images[drawn])
-        return JacobianJob(networks.space, sizes, shown, self.num_components, self.output, self.seed)
+        return images.normalise(images.train.images[drawn])
 
     def scores(self, networks: JacobianSet, positions: Tensor) -> Tensor:
         """Principal scores of networks of one set by their places in its store, ``(b,)`` -> ``(b, I, N, K)``."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from lightning_nas.errors import UsageError
 
-NAMES = ("performance", "smoothness", "walk", "tsne", "regression", "transfer")
+NAMES = ("performance", "smoothness", "walk", "tsne", "regression", "transfer", "spectrum", "stages", "trajectories")
 """Analyses of this package: function NAME in ``lightning_nas/analysis/NAME.py``."""
 
 
@@ -30,8 +30,10 @@ def analyze(name: str, options: list[str] = []) -> None:  # noqa: B006  # a CLI 
         name: performance: how well a regression on the embeddings of a few cells predicts the accuracy of all others.
             smoothness: whether cells that a few edits separate lie close to each other. walk: whether nearest
             neighbours look alike, drawn as graphs. tsne: a map of the embedding, coloured by accuracy. regression: how
-            well trees on embedded Jacobians predict accuracies. transfer: the same across search spaces. Or the dotted
-            path of a function of your own, such as mine.analyses.density.
+            well trees on embedded Jacobians predict accuracies. transfer: the same across search spaces. spectrum: what
+            the largest singular value of Jacobians says about accuracy. stages: maps of raw Jacobians and of their
+            embedding, untrained and trained. trajectories: where networks go in the embedding while they are trained.
+            Or the dotted path of a function of your own, such as mine.analyses.density.
         options: What follows the name ('lightning-nas analyze NAME --help' explains it); --run takes one or more run
             folders.
     """

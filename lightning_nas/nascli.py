@@ -21,6 +21,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 import lightning_nas.short_names  # noqa: F401
+from lightning_nas.callbacks.embeddings import EmbeddingWriter
 from lightning_nas.configurations import expand_configs
 from lightning_nas.datamodules.vision import VisionDataModule
 from lightning_nas.errors import RunFolderError, UsageError
@@ -201,7 +202,10 @@ class NASCLI(LightningCLI):
         plugins = given if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)  # type: ignore[return-value]
+        trainer: NASTrainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]
+        if self.subcommand == "predict":
+            trainer.callbacks.append(EmbeddingWriter())  # type: ignore[attr-defined]
+        return trainer
 
 
 def _last_checkpoint() -> ModelCheckpoint:

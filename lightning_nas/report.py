@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +212,9 @@ def summarise_search(run: RunResult) -> Result:
     Args:
         run: A run whose ``ledger`` says name, title, source, reference_protocol, our_protocol and scale, and perhaps
             notes, ``published``: ``{strategy: {"test": "94.18 ± 0.24", "valid": …, "final_valid": …}}``, ``paired``:
-            pairs of strategies whose difference in test accuracy is worth a row, ``not_run``: further published numbers
-            and the commands to measure them, each ``{label, metric, unit, paper, command}``.
+            pairs of strategies whose difference in test accuracy is worth a row, ``at``: numbers of queries after which
+            strategies and pairs have a row, too, ``not_run``: further published numbers and the commands to measure
+            them, each ``{label, metric, unit, paper, command}``.
 
     Raises:
         UsageError: The run has no place in the ledger, or its entry is incomplete.
@@ -228,11 +229,15 @@ def summarise_search(run: RunResult) -> Result:
     entry = dict(run.ledger)
     published, notes = entry.pop("published", None) or {}, entry.pop("notes", None) or ()
     pairs, others = entry.pop("paired", None) or [], entry.pop("not_run", None) or []
+    cuts = entry.pop("at", None) or []
     expected = {"name", "title", "source", "reference_protocol", "our_protocol", "scale"}
     if set(entry) != expected:
         raise UsageError(
-            f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps notes, not_run, paired, published"
+            f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps at, notes, not_run, paired, "
+            "published"
         )
+    if not all(isinstance(cut, int) and 1 <= cut <= run.num_queries for cut in cuts):
+        raise UsageError(f"{where}: got at={cuts}, expected numbers of queries from 1 to {run.num_queries}")
     unknown = sorted({*published, *(name for pair in pairs for name in pair)} - set(run.histories))
     if unknown:
         raise UsageError(
@@ -256,6 +261,8 @@ def summarise_search(run: RunResult) -> Result:
             note = f"search took {wall:.0f} s" if part == "test" and wall is not None else ""
             rows.append(Row.of(known, label=strategy, metric=metric, unit="%", paper=paper, seeds=seeds, note=note))
     rows += [_difference_row(run, ours, reference) for ours, reference in pairs]
+    for cut in cuts:
+        rows += _rows_after(run, cut, pairs)
     for other in others:
         if not isinstance(other, dict) or not {"label", "metric", "command"} <= set(other) <= _NOT_RUN:
             raise UsageError(f"{where}: not_run has {other!r}, expected label, metric, command, perhaps unit and paper")
@@ -272,13 +279,25 @@ def summarise_search(run: RunResult) -> Result:
     )
 
 
-def _difference_row(run: RunResult, ours: str, reference: str) -> Row:
+def _rows_after(run: RunResult, queries: int, pairs: Sequence[Sequence[str]]) -> list[Row]:
+    """Test accuracies and differences as if every run had ended after so many queries."""
+    cut = replace(run, histories={name: history.within(queries) for name, history in run.histories.items()})
+    after = f" after {queries} queries"
+    rows = []
+    for strategy, end in cut.outcomes.items():
+        seeds = f"seed {run.seed}, runs {_ranges(end.runs[end.scored].tolist())}"
+        if known := end.test[~np.isnan(end.test)].tolist():
+            rows.append(Row.of(known, label=strategy, metric="test accuracy" + after, unit="%", paper="", seeds=seeds))
+    return rows + [_difference_row(cut, ours, reference, after) for ours, reference in pairs]
+
+
+def _difference_row(run: RunResult, ours: str, reference: str, after: str = "") -> Row:
     pair = run.outcomes[ours], run.outcomes[reference]
     mean, half, n = paired_difference(*pair)
     return Row.of(
         paired_differences(*pair).tolist(),
         label=f"{ours} minus {reference}",
-        metric="test accuracy, paired by run",
+        metric=f"test accuracy{after}, paired by run",
         unit="points",
         paper="",
         seeds=f"seed {run.seed}, {n} runs",

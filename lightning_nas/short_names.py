@@ -17,9 +17,11 @@ import lightning_nas.datamodules.vision
 import lightning_nas.modules.arch2vec
 import lightning_nas.modules.classifier
 import lightning_nas.modules.contrastive
+import lightning_nas.search.candidate_bayesian
 import lightning_nas.search.evolution
 import lightning_nas.search.local
 import lightning_nas.search.random
+import lightning_nas.spaces.listed
 import lightning_nas.spaces.nasbench201
 import lightning_nas.spaces.natsbench_size
 import lightning_nas.workers.dask

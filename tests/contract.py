@@ -182,7 +182,7 @@ class ModuleContract:
         outputs = trainer.predict(module, data)
         index, embedding = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         assert torch.equal(index, torch.arange(len(data.space)))
-        assert embedding.shape == (len(data.space), self.embedding_dim)
+        assert (len(embedding), embedding.shape[-1]) == (len(data.space), self.embedding_dim)  # perhaps several views
         assert embedding.isfinite().all()
         assert embedding.std(dim=0).max() > 1e-4
         again = torch.cat([values for _, values in trainer.predict(module, data)])

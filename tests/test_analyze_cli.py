@@ -26,7 +26,7 @@ def test_every_analysis_explains_its_options(name, capsys):
         main(["analyze", name, "--help"])
     assert stop.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for expected in (f"lightning-nas analyze {name}", "Run folders of 'lightning-nas fit'", "Folder of the ledger"):
+    for expected in (f"lightning-nas analyze {name}", "of 'lightning-nas fit'", "Folder of the ledger"):
         assert expected in printed
 
 

@@ -33,7 +33,7 @@ ALLOWED = {
     "retraining": CORE | {"modules"},
     "analysis": CORE
     | REPORTING
-    | {"search", "predictors", "benchmarks", "datamodules", "modules", "metrics", "loading"},
+    | {"search", "predictors", "benchmarks", "datamodules", "modules", "metrics", "loading", "workers"},
     "analyze_cli": None,
     "export": CORE | {"modules", "loading", "export_template"},
     "export_template": set(),

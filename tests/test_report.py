@@ -10,6 +10,7 @@ import torch
 from lightning_nas.benchmarks.base import Benchmark
 from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.ledger import Row
+from lightning_nas.outcomes import outcome, paired_difference
 from lightning_nas.report import TRIALS, find_runs, load_run, summarise_search, write_search_report, write_trials
 from lightning_nas.search.history import SearchHistory
 from lightning_nas.search.pool import CandidatePool
@@ -358,9 +359,25 @@ def test_ledger_entry_with_what_was_not_run(tmp_path, histories):
     assert result.rows[-1] == Row("gp", "error", "%", "2.56 ± 0.05", None, None, 0, "-", "not run: lightning-nas fit")
 
 
+def test_ledger_entry_after_fewer_queries(tmp_path, histories):
+    said = LEDGER | {"at": [6, 10], "paired": [["gp", "random"]]}
+    run = load_run(leave_run(tmp_path, histories, num_queries=15, ledger=said))
+    rows = {(row.label, row.metric): row for row in summarise_search(run).rows}
+    for cut in (6, 10):
+        ends = {name: outcome(history.within(queries=cut)) for name, history in histories.items()}
+        for name, end in ends.items():
+            row = rows[name, f"test accuracy after {cut} queries"]
+            assert (row.mean, row.n) == (pytest.approx(np.nanmean(end.test)), int(end.scored.sum()))
+        row = rows["gp minus random", f"test accuracy after {cut} queries, paired by run"]
+        assert row.mean == pytest.approx(paired_difference(ends["gp"], ends["random"])[0])
+    assert rows["gp minus random", "test accuracy, paired by run"].n > 0
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        (LEDGER | {"at": [16]}, r"got at=\[16\], expected numbers of queries from 1 to 15"),
+        (LEDGER | {"at": ["many"]}, "expected numbers of queries"),
         (None, "give the SearchCallback a 'ledger'"),
         ({"name": "x"}, r"got \['name'\], expected"),
         (LEDGER | {"published": {"dngo": {}}}, r"strategies \['dngo'\], expected some of \['random', 'gp'\]"),

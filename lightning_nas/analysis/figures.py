@@ -295,14 +295,110 @@ def map_figure(places: np.ndarray, scores: np.ndarray, squares: np.ndarray, head
         drawn = right.pcolormesh(edges, edges, np.ma.masked_invalid(squares), rasterized=True, **colours)
         for ax, title in ((left, "cells"), (right, f"mean over squares, {len(squares)} {_TIMES} {len(squares)}")):
             ax.set_title(title, fontsize=9)
-            ax.set_box_aspect(1)
-            ax.set_xlim(-1.03, 1.03)
-            ax.set_ylim(-1.03, 1.03)
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.grid(visible=False)
-            ax.spines[:].set_visible(True)
-            ax.spines[:].set_color("#CCCCCC")
+            bare_plane(ax)
         figure.colorbar(drawn, ax=[left, right], label="test accuracy (%)", extend="both", shrink=0.85, pad=0.015)
         figure.suptitle(heading, fontsize=9)
     return figure
+
+
+def map_panels(panels: Mapping[str, np.ndarray], scores: np.ndarray, heading: str) -> Figure:
+    """The same networks on several planes, side by side, in one scale of colours.
+
+    Args:
+        panels: Places in [-1, 1], ``(n, 2)``, by title.
+        scores: Accuracy in percent, ``(n,)``; the colours span the middle nine tenths, the rest has the end colours.
+        heading: Text above.
+    """
+    low, high = np.quantile(scores, [0.05, 0.95])
+    order = np.random.default_rng(0).permutation(len(scores))  # nobody's networks lie on top
+    size = float(np.clip(20_000 / len(scores), 1.0, 14.0))
+    with style():
+        figure = styled(2.5 * len(panels) + 0.8, 3.0)
+        axes = np.atleast_1d(figure.subplots(1, len(panels)))
+        for ax, (title, places) in zip(axes, panels.items(), strict=True):
+            drawn = ax.scatter(
+                *places[order].T, c=scores[order], s=size, linewidths=0, rasterized=True,
+                cmap="viridis", vmin=low, vmax=high,
+            )  # fmt: skip
+            ax.set_title(title, fontsize=9)
+            bare_plane(ax)
+        figure.colorbar(drawn, ax=axes.tolist(), label="test accuracy (%)", extend="both", shrink=0.85, pad=0.015)
+        figure.suptitle(heading, fontsize=9)
+    return figure
+
+
+def bare_plane(ax: Axes) -> None:
+    """A frame of [-1, 1]² whose axes mean nothing."""
+    ax.set_box_aspect(1)
+    ax.set_xlim(-1.03, 1.03)
+    ax.set_ylim(-1.03, 1.03)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set_color("#CCCCCC")
+
+
+def scatter_panels(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Sequence[str], labels: tuple[str, str], across: int
+) -> Figure:
+    """Accuracy against a positive number on a log scale, one panel each; the lowest two hundredths are cut off.
+
+    Args:
+        panels: Numbers and accuracies, by title.
+        notes: Second line of each panel's title.
+        labels: Of the two axes.
+        across: Panels in a row.
+    """
+    with style():
+        rows = -(-len(panels) // across)
+        figure = styled(2.9 * across + 0.2, 2.6 * rows + 0.2)
+        axes = np.atleast_1d(figure.subplots(rows, across)).ravel()
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+        for ax, (title, (numbers, accuracy)), text in zip(axes, panels.items(), notes, strict=False):
+            inside = (accuracy >= np.quantile(accuracy, 0.02)) & (numbers > 0)
+            ax.scatter(
+                numbers[inside], accuracy[inside], s=float(np.clip(20_000 / len(numbers), 1.0, 14.0)), alpha=0.35,
+                linewidths=0, color=PALETTE[0], rasterized=True,
+            )  # fmt: skip
+            ax.set_xscale("log")
+            _titles(ax, title, f"{text} · {1 - inside.mean():.1%} not shown")
+            ax.set_xlabel(labels[0])
+            ax.set_ylabel(labels[1])
+    return figure
+
+
+def paths_figure(places: np.ndarray, scores: np.ndarray, heading: str) -> Figure:
+    """The ways of networks across a plane, coloured by their accuracy.
+
+    Args:
+        places: In [-1, 1], network by network and step by step, ``(n, T, 2)``.
+        scores: Accuracy in percent, ``(n,)``.
+        heading: Text above.
+    """
+    from matplotlib.collections import LineCollection
+
+    low, high = np.quantile(scores, [0.05, 0.95])
+    colours: dict[str, Any] = {"cmap": "viridis", "clim": (low, high)}
+    with style():
+        figure = styled(5.4, 4.6)
+        ax = figure.subplots()
+        lines = LineCollection(list(places), array=scores, linewidths=0.8, alpha=0.7, **colours)
+        ax.add_collection(lines)
+        shared: dict[str, Any] = {"c": scores, "cmap": "viridis", "vmin": low, "vmax": high, "zorder": 3}
+        begin, end = places[:, 0], places[:, -1]
+        ax.scatter(begin[:, 0], begin[:, 1], s=26, linewidths=0.9, **_hollow(scores, low, high))
+        ax.scatter(end[:, 0], end[:, 1], s=16, linewidths=0, **shared)
+        bare_plane(ax)
+        figure.colorbar(lines, ax=ax, label="test accuracy (%)", extend="both", shrink=0.85, pad=0.015)
+        ax.set_title(heading, fontsize=9)
+    return figure
+
+
+def _hollow(scores: np.ndarray, low: float, high: float) -> dict[str, Any]:
+    """Rings in the colours of the scores."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    return {"facecolors": "none", "edgecolors": colormaps["viridis"](Normalize(low, high)(scores)), "zorder": 3}

@@ -76,6 +76,7 @@ class TrainedRun:
             loader = enumerate(self.data.predict_dataloader())
             batches = [module.predict_step(batch, number) for number, batch in loader]
         index, values = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        values = values.view(len(values), -1, values.shape[-1]).mean(dim=1)  # over views, where there are several
         if len(torch.unique(index)) < len(self.space):
             raise UsageError(
                 f"analyze: the data of {self.folder} hold {len(index)} of the {len(self.space)} architectures of "

@@ -72,7 +72,7 @@ def tsne(
             places = tsne_map(table_of_cells, perplexity, seed)
             squares = grid_means(places, scores, grid)
             for name, points in (("on the map", places), ("in the embedding", table_of_cells.numpy())):
-                agreement = _agreement(points, scores, num_neighbors)
+                agreement = neighbour_agreement(points, scores, num_neighbors)
                 measured.setdefault(f"accuracy against that of the neighbours {name}", []).append(agreement)
             name = "tsne" if len(runs) == 1 else f"tsne_{len(findings.figures)}"
             heading = label if len(group) == 1 else f"{label}, {member.folder.name}"
@@ -117,8 +117,8 @@ def grid_means(places: np.ndarray, scores: np.ndarray, grid: int) -> np.ndarray:
     return means.reshape(grid, grid)
 
 
-def _agreement(points: np.ndarray, scores: np.ndarray, count: int) -> float:
-    """Correlation of every cell's score with the mean score of its nearest neighbours."""
+def neighbour_agreement(points: np.ndarray, scores: np.ndarray, count: int) -> float:
+    """Pearson's correlation of scores with the mean score of the nearest neighbours, ``(n, d)`` and ``(n,)``."""
     from sklearn.neighbors import NearestNeighbors
 
     near = NearestNeighbors(n_neighbors=count).fit(points).kneighbors(return_distance=False)  # without the cell itself

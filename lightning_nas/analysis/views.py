@@ -39,8 +39,14 @@ class NetworkViews(NamedTuple):
     features: dict[str, Tensor]
 
 
-def network_views(run: TrainedRun, networks: JacobianSet, truth: Accuracies) -> NetworkViews:
+def network_views(run: TrainedRun, networks: JacobianSet, truth: Accuracies, embedded: bool = True) -> NetworkViews:
     """What a trained run, and what its data without it, show of the networks of one space.
+
+    Args:
+        run: The run.
+        networks: The networks of its data.
+        truth: Their accuracies.
+        embedded: Whether the run's own embedding is wanted.
 
     Raises:
         UsageError: No architecture has a Jacobian and an accuracy.
@@ -59,8 +65,8 @@ def network_views(run: TrainedRun, networks: JacobianSet, truth: Accuracies) -> 
     # Repeated, so that the trees get as many rows of everything.
     costs = networks.store.costs(networks.size).double()[:, None].expand(-1, count, -1)
     singular = _singular_values(data_of(run), networks)
-    features = {
-        run.method: view_embeddings(run.module, data_of(run), networks),
+    features = {run.method: view_embeddings(run.module, data_of(run), networks)} if embedded else {}
+    features |= {
         "singular values": singular,
         "largest singular value": singular[..., :1],
         "parameters": costs[..., :1],

@@ -163,8 +163,8 @@ class ContrastiveEncoder(LightningModule):
     def predict_step(
         self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Index and embedding of every network of the batch."""
-        return batch[0], self.embed(batch[1])
+        """Index of every network of the batch ``(B,)``, and the embedding of every initialisation ``(B, I, D)``."""
+        return batch[0], self.embed_views(batch[1])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser, whose learning rate falls by a factor after every epoch."""

@@ -9,24 +9,8 @@ from botorch.models.model import Model
 from torch import Tensor
 
 from lightning_nas.errors import UsageError
+from lightning_nas.nn.kernels import matern52, squared_distances
 from lightning_nas.predictors.surrogate import RunModel, standardise
-
-
-def matern52(squared_distance: Tensor) -> Tensor:
-    """Matern-5/2 covariance, ``(1 + s + s²/3) exp(-s)`` with ``s = sqrt(5) r / l`` (Rasmussen & Williams, Eq. 4.17).
-
-    Args:
-        squared_distance: ``r² / l²``; overwritten, since the pool's block is the largest tensor of a search.
-    """
-    s = squared_distance.clamp_min_(0.0).mul_(5.0).sqrt_()
-    return torch.addcmul(s, s, s, value=1.0 / 3.0).add_(1.0).mul_(s.neg_().exp_())
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared Euclidean distances, ``(…, n, d)`` and ``(…, m, d)`` -> ``(…, n, m)``, as a single matrix product."""
-    left = torch.cat([-2.0 * a, a.square().sum(-1, keepdim=True), torch.ones_like(a[..., :1])], dim=-1)
-    right = torch.cat([b, torch.ones_like(b[..., :1]), b.square().sum(-1, keepdim=True)], dim=-1)
-    return left @ right.mT
 
 
 class GaussianProcess:

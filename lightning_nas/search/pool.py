@@ -21,7 +21,8 @@ class CandidatePool(Generic[A]):
         space: The search space.
         members: Index in the space of each candidate, ``(n,)``, each once; None for the whole space in its order. The
             pool's own indices, which histories hold, are positions in here.
-        embeddings: Learned embedding of every candidate, ``(n, D)``; None when there is no trained module.
+        embeddings: Learned embedding of every candidate, ``(n, D)``, or of I views of each, ``(n, I, D)``; None when
+            there is no trained module.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class CandidatePool(Generic[A]):
         if embeddings is not None and len(embeddings) != len(self.members):
             raise SearchStateError(f"pool: got {len(embeddings)} embeddings for {len(self.members)} candidates")
         if embeddings is not None and not bool(embeddings.isfinite().all()):
-            lost = int((~embeddings.isfinite()).any(dim=1).sum())
+            lost = int((~embeddings.isfinite()).flatten(1).any(dim=1).sum())
             raise SearchStateError(
                 f"pool: got embeddings of which {lost} of {len(embeddings)} are not finite; the module's training must "
                 "have diverged: train it again with a lower learning rate"
@@ -75,7 +76,7 @@ class CandidatePool(Generic[A]):
         is handed over as it is.
 
         Args:
-            encoding: How to encode the candidates; None for the embeddings of the trained module.
+            encoding: How to encode the candidates; None for the embeddings of the trained module, means over views.
         """
         # By identity: two encodings of one class may differ in their arguments. Keeping the object keeps its id.
         if id(encoding) not in self._features:
@@ -83,14 +84,23 @@ class CandidatePool(Generic[A]):
             self._features[id(encoding)] = encoding, _scaled(raw) if getattr(encoding, "scaled", True) else raw.float()
         return self._features[id(encoding)][1]
 
+    @property
+    def views(self) -> Tensor:
+        """Embedding of every view of every candidate as the module gave it, ``(n, I, D)``; I = 1 for a single one.
+
+        Raises:
+            SearchStateError: There is no trained module.
+        """
+        if self.embeddings is None:
+            raise SearchStateError(
+                "this strategy needs the embeddings of a trained module, and there is none; "
+                "pass --ckpt_path, or give the strategy an 'encoding'"
+            )
+        return self.embeddings if self.embeddings.dim() == 3 else self.embeddings[:, None]
+
     def _raw_features(self, encoding: Encoding | None) -> Tensor:
         if encoding is None:
-            if self.embeddings is None:
-                raise SearchStateError(
-                    "this strategy needs the embeddings of a trained module, and there is none; "
-                    "pass --ckpt_path, or give the strategy an 'encoding'"
-                )
-            return self.embeddings
+            return self.views.mean(dim=1)
         return encoding.encode_members(self.space, self.members if self._part else None)
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from lightning_nas.analysis.tsne import _agreement, grid_means
+from lightning_nas.analysis.tsne import grid_means, neighbour_agreement
 
 
 def test_means_over_squares():
@@ -12,10 +12,10 @@ def test_means_over_squares():
     assert np.array_equal(means, [[15.0, 40.0], [np.nan, 30.0]], equal_nan=True)
 
 
-def test_agreement_leaves_the_cell_itself_out():
+def testneighbour_agreement_leaves_the_cell_itself_out():
     points = np.arange(10.0)[:, None]
-    assert _agreement(points, np.array([0.0, 1.0] * 5), 2) < 0
-    assert _agreement(points, np.arange(10.0), 2) > 0.9
+    assert neighbour_agreement(points, np.array([0.0, 1.0] * 5), 2) < 0
+    assert neighbour_agreement(points, np.arange(10.0), 2) > 0.9
 
 
 def test_from_run_folders_to_files(analyze, tmp_path, trained):

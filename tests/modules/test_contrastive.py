@@ -139,4 +139,5 @@ def test_the_embedding_is_the_mean_over_initialisations():
     torch.testing.assert_close(module.embed(scores), views.mean(dim=1))
     torch.testing.assert_close(views[2, 1], module.encoder(scores[2, 1]))
     index, embedding = module.predict_step((torch.arange(5), scores), 0)
-    assert (len(index), embedding.shape) == (5, (5, 8))
+    assert (len(index), embedding.shape) == (5, (5, 3, 8))
+    assert torch.equal(embedding, views)
