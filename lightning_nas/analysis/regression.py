@@ -72,8 +72,8 @@ def regression(
         for draw in range(num_draws):
             train, unseen = split(views, num_train, (seed, number, draw))
             for label, features in views.features.items():
-                trees = fitted(gradient_boosting(), features[views.networks[train]], views.scores[train])
-                guess = predicted(trees, features)[views.networks[unseen]]
+                trees = fitted(gradient_boosting(), features, views.scores, train)
+                guess = predicted(trees, features, unseen)
                 actual, linked = views.scores[unseen].numpy(), views.connected[unseen].numpy()
                 for where, chosen in (("", slice(None)), (", connected", linked)):
                     for name, value in agreement(guess[chosen], actual[chosen]).items():

@@ -163,6 +163,7 @@ class Accuracies:
         members: Which members of the space have one, ``(n,)``.
         values: Mean over training seeds in percent, ``(n,)`` float64.
         split: ``test`` or ``valid``.
+        costs: Trainable weights and multiply-adds, ``(n, 2)`` float64; None where the table does not know them.
     """
 
     dataset: str
@@ -171,6 +172,7 @@ class Accuracies:
     members: LongTensor
     values: Tensor
     split: str = "test"
+    costs: Tensor | None = None
 
 
 def read_accuracies(
@@ -207,7 +209,10 @@ def read_accuracies(
     values = torch.from_numpy(found.mean_over_seeds(f"{name}/{split}@{length}").astype(np.float64))
     held = found.members(len(space))
     members = torch.arange(len(space)) if held is None else torch.from_numpy(held)
-    return Accuracies(name, length, found.path.stem, members, values, split)  # type: ignore[arg-type]
+    costs = None
+    if {"params", "flops"} <= set(found.columns):
+        costs = torch.from_numpy(np.stack([found["params"], found["flops"]], axis=1).astype(np.float64))
+    return Accuracies(name, length, found.path.stem, members, values, split, costs)  # type: ignore[arg-type]
 
 
 def every_run(groups: Mapping[str, Sequence[TrainedRun]]) -> list[TrainedRun]:

@@ -50,7 +50,8 @@ def spectrum(
         for networks in data.jacobian_sets():
             truth = read_accuracies(networks.space, None, dataset, None, data_dir)
             views = network_views(runs[0], networks, truth, embedded=False)
-            largest = views.features["largest singular value"].mean(dim=1)[views.networks, 0].numpy()
+            values, rows = views.features["largest singular value"]
+            largest = values.mean(dim=1)[rows, 0].numpy()
             actual, linked = views.scores.numpy(), views.connected.numpy()
             for where, chosen in (("", slice(None)), (", connected", linked)):
                 for name, correlation in (("Spearman", spearmanr), ("Kendall", kendalltau)):

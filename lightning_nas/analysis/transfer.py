@@ -109,11 +109,9 @@ def _every_pair(
     (state,) = np.random.SeedSequence(entropy).generate_state(1).tolist()
     for source, (views, train, _) in spaces.items():
         for label, features in views.features.items():
-            forest = fitted(
-                _random_forest(state, features.shape[-1]), features[views.networks[train]], views.scores[train]
-            )
+            forest = fitted(_random_forest(state, features.values.shape[-1]), features, views.scores, train)
             for target, (others, _, test) in spaces.items():
-                guess = predicted(forest, others.features[label][others.networks[test]])
+                guess = predicted(forest, others.features[label], test)
                 actual, linked = others.scores[test].numpy(), others.connected[test].numpy()
                 for where, chosen in (("", slice(None)), (", connected", linked)):
                     for name, value in agreement(guess[chosen], actual[chosen]).items():

@@ -20,23 +20,35 @@ Regressor = Callable[[int], Any]
 """Makes a regression of scikit-learn's kind (fit, predict) from a seed."""
 
 
+class Features(NamedTuple):
+    """What a regression is given, each different row once.
+
+    Attributes:
+        values: Features of m things in I initialisations, ``(m, I, d)``.
+        rows: Which of them belongs to each of n architectures, ``(n,)``.
+    """
+
+    values: Tensor
+    rows: Tensor
+
+
 class NetworkViews(NamedTuple):
     """All architectures of a set that have a Jacobian and an accuracy.
 
     Attributes:
-        networks: Which of the M networks each architecture is; isomorphic ones share theirs.
+        networks: Which of the set's networks each architecture is; isomorphic ones share theirs.
         scores: Their accuracies in percent.
         connected: Whether the space has a path from input to output for them; the others score by chance.
-        features: By name, what each of the M networks shows in each of I initialisations.
+        features: By name.
 
     Shapes:
-        networks, scores, connected ``(n,)``; features ``(M, I, d)``.
+        networks, scores, connected ``(n,)``.
     """
 
     networks: Tensor
     scores: Tensor
     connected: Tensor
-    features: dict[str, Tensor]
+    features: dict[str, Features]
 
 
 def network_views(run: TrainedRun, networks: JacobianSet, truth: Accuracies, embedded: bool = True) -> NetworkViews:
@@ -61,19 +73,19 @@ def network_views(run: TrainedRun, networks: JacobianSet, truth: Accuracies, emb
             f"the space {networks.space.name!r}"
         )
     connected = getattr(networks.space, "connected", torch.ones(len(networks.space), dtype=torch.bool))
-    count = data_of(run).num_initialisations
-    # Repeated, so that the trees get as many rows of everything.
-    costs = networks.store.costs(networks.size).double()[:, None].expand(-1, count, -1)
+    places, asked = places[known], position[members[known]]
     singular = _singular_values(data_of(run), networks)
-    features = {run.method: view_embeddings(run.module, data_of(run), networks)} if embedded else {}
-    features |= {
-        "singular values": singular,
-        "largest singular value": singular[..., :1],
-        "parameters": costs[..., :1],
-        "multiply-adds": costs[..., 1:],
-    }
-    scores = truth.values[position[members[known]]]
-    return NetworkViews(places[known], scores, connected[members[known]], features)
+    features = {"singular values": singular, "largest singular value": singular[..., :1]}
+    if embedded:
+        features = {run.method: view_embeddings(run.module, data_of(run), networks), **features}
+    shown = {label: Features(values, places) for label, values in features.items()}
+    # What an architecture costs itself, where the table says it: its canonical form may have fewer operations.
+    costs = networks.store.costs(networks.size).double()[places] if truth.costs is None else truth.costs[asked]
+    for label, column in zip(("parameters", "multiply-adds"), costs.unbind(dim=1), strict=True):
+        # Repeated, so that the trees get as many rows of everything.
+        values = column[:, None, None].expand(-1, data_of(run).num_initialisations, -1)
+        shown[label] = Features(values, torch.arange(len(places)))
+    return NetworkViews(places, truth.values[asked], connected[members[known]], shown)
 
 
 def data_of(run: TrainedRun) -> JacobianDataModule:
@@ -118,16 +130,19 @@ def split(views: NetworkViews, num_train: int, entropy: tuple[int, ...]) -> tupl
     return train, unseen
 
 
-def fitted(regressor: Any, features: Tensor, scores: Tensor) -> Any:
-    """A regression on all initialisations, each a row with its network's score, ``(n, I, d)`` and ``(n,)``."""
-    rows = features.flatten(0, 1).numpy()
-    return regressor.fit(rows, scores.repeat_interleave(features.shape[1]).numpy())
+def fitted(regressor: Any, features: Features, scores: Tensor, train: Tensor) -> Any:
+    """A regression on some architectures ``(t,)``, each initialisation a row with the architecture's score."""
+    values = features.values[features.rows[train]]
+    rows = values.flatten(0, 1).numpy()
+    return regressor.fit(rows, scores[train].repeat_interleave(values.shape[1]).numpy())
 
 
-def predicted(regression: Any, features: Tensor) -> np.ndarray:
-    """Mean prediction over a network's initialisations, ``(n, I, d)`` -> ``(n,)``."""
-    guess = regression.predict(features.flatten(0, 1).numpy())
-    means: np.ndarray = guess.reshape(features.shape[:2]).mean(axis=1)
+def predicted(regression: Any, features: Features, chosen: Tensor) -> np.ndarray:
+    """Mean prediction over the initialisations of some architectures, ``(c,)``; what they share is looked at once."""
+    distinct, place = torch.unique(features.rows[chosen], return_inverse=True)
+    values = features.values[distinct]
+    guess = regression.predict(values.flatten(0, 1).numpy())
+    means: np.ndarray = guess.reshape(values.shape[:2]).mean(axis=1)[place.numpy()]
     return means
 
 

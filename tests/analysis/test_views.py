@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,8 +7,18 @@ import torch
 import yaml
 
 from lightning_nas.analysis.runs import load_runs, read_accuracies
-from lightning_nas.analysis.views import NetworkViews, agreement, data_of, fitted, network_views, predicted, split
+from lightning_nas.analysis.views import (
+    Features,
+    NetworkViews,
+    agreement,
+    data_of,
+    fitted,
+    network_views,
+    predicted,
+    split,
+)
 from lightning_nas.errors import UsageError
+from lightning_nas.nn.complexity import count_parameters
 
 
 class Nearest:
@@ -22,11 +33,13 @@ class Nearest:
 
 
 def test_every_initialisation_is_a_row_and_predictions_are_means():
-    features = torch.arange(12.0).reshape(3, 2, 2)
-    regression = fitted(Nearest(), features, torch.tensor([1.0, 2.0, 3.0]))
-    assert regression.features.tolist() == features.flatten(0, 1).tolist()
-    assert regression.scores.tolist() == [1, 1, 2, 2, 3, 3]
-    assert predicted(regression, features).tolist() == [(0 + 1 + 2 + 3) / 2, (4 + 5 + 6 + 7) / 2, (8 + 9 + 10 + 11) / 2]
+    values = torch.arange(12.0).reshape(3, 2, 2)
+    features, scores = Features(values, torch.tensor([2, 0, 1, 0])), torch.tensor([3.0, 1.0, 2.0, 1.5])
+    regression = fitted(Nearest(), features, scores, torch.tensor([1, 2]))
+    assert regression.features.tolist() == values[:2].flatten(0, 1).tolist()
+    assert regression.scores.tolist() == [1, 1, 2, 2]
+    sums = [(0 + 1 + 2 + 3) / 2, (4 + 5 + 6 + 7) / 2, (8 + 9 + 10 + 11) / 2]
+    assert predicted(regression, features, torch.tensor([0, 3, 2])).tolist() == [sums[2], sums[0], sums[1]]
 
 
 def test_agreement_of_one_number_is_none():
@@ -42,14 +55,19 @@ def test_architectures_share_their_canonical_networks_features(contrastive):
     views = network_views(run, networks, truth)
     assert torch.equal(views.scores, truth.values)
     assert views.connected.all()
-    assert {label: tuple(table.shape) for label, table in views.features.items()} == {
+    assert {label: tuple(kind.values.shape) for label, kind in views.features.items()} == {
         "ContrastiveEncoder": (45, 2, 4), "singular values": (45, 2, 8), "largest singular value": (45, 2, 1),
-        "parameters": (45, 2, 1), "multiply-adds": (45, 2, 1),
+        "parameters": (81, 2, 1), "multiply-adds": (81, 2, 1),
     }  # fmt: skip
-    means = views.features["ContrastiveEncoder"].mean(dim=1)[views.networks]
-    torch.testing.assert_close(means, run.embeddings)
+    values, rows = views.features["ContrastiveEncoder"]
+    torch.testing.assert_close(values.mean(dim=1)[rows], run.embeddings)
+    weights = [count_parameters(run.space.build(run.space.canonical(arch))) for arch in run.space]
+    assert views.features["parameters"].values[:, 1, 0].tolist() == weights
+    told = replace(truth, costs=torch.rand(81, 2, dtype=torch.float64))
+    own = network_views(run, networks, told).features
+    assert torch.equal(own["multiply-adds"].values[:, 0, 0], told.costs[:, 1])  # what a table says goes first
     assert torch.equal(views.networks, views.networks[run.space.representatives])
-    values = views.features["singular values"]
+    values = views.features["singular values"].values
     assert (values.diff(dim=-1) <= 1e-5).all()
 
 
