@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_nas.errors import UsageError
-from lightning_nas.nn.deep_sets import DeepSets
+from lightning_nas.nn.deep_sets import LINEAR, DeepSets, Init
 
 
 def nt_xent(first: Tensor, second: Tensor, others: Tensor | None = None, rank: int = 0, tau: float = 0.1) -> Tensor:
@@ -65,7 +65,9 @@ class ContrastiveEncoder(LightningModule):
         embedding_dim: Dimensions D of the embedding.
         projection_dim: Dimensions of what the loss compares, one linear map behind a ReLU of the embedding.
         temperature: Of the loss, tau.
-        optimizer: Optimiser; default Adam with learning rate 5e-5.
+        init: How weights begin: ``he`` keeps the scale of what goes through the layers, ``torch`` (paper and released
+            code) shrinks it.
+        optimizer: Optimiser; default Adam with learning rate 1e-3 (released code: 5e-5).
         decay: Factor of the learning rate after every epoch.
         seed: Seed of the choice of views; draws depend on (seed, step, rank) alone, so training resumes exactly.
 
@@ -85,6 +87,7 @@ class ContrastiveEncoder(LightningModule):
         embedding_dim: int = 256,
         projection_dim: int = 256,
         temperature: float = 0.1,
+        init: Init = "he",
         optimizer: OptimizerCallable | None = None,
         decay: float = 0.95,
         seed: int = 0,
@@ -98,8 +101,8 @@ class ContrastiveEncoder(LightningModule):
             )
         self.save_hyperparameters(ignore=["optimizer"])
         self.temperature, self.decay, self.seed, self.optimizer = temperature, decay, seed, optimizer
-        self.encoder = DeepSets(num_components, hidden_dim, embedding_dim)
-        self.projection = nn.Sequential(nn.ReLU(), nn.Linear(embedding_dim, projection_dim))
+        self.encoder = DeepSets(num_components, hidden_dim, embedding_dim, init)
+        self.projection = nn.Sequential(nn.ReLU(), LINEAR[init](embedding_dim, projection_dim))
 
     def embed(self, scores: Tensor) -> Tensor:
         """Mean over initialisations of their embeddings, ``(B, I, N, K)`` -> ``(B, D)``."""
@@ -169,5 +172,5 @@ class ContrastiveEncoder(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser, whose learning rate falls by a factor after every epoch."""
         parameters = self.parameters()
-        optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.Adam(parameters, lr=5e-5)
+        optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.Adam(parameters, lr=1e-3)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, self.decay)}

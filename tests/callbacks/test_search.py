@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
 
 from lightning_nas.benchmarks.tabular import TabularBenchmark
 from lightning_nas.callbacks.search import SearchCallback
@@ -389,6 +390,50 @@ def test_embeddings_of_a_part_of_the_space_go_with_its_members(tmp_path, monkeyp
     callback = search(tmp_path / "run", part, all_strategies())
     assert torch.equal(pools[0].embeddings, callback._embeddings[part.members])
     assert len(callback._embeddings) == 81
+
+
+class FirstBatch(CellDataModule):
+    """Embeds a part of the space only."""
+
+    def predict_dataloader(self):
+        self.setup("predict")
+        return DataLoader([next(iter(super().predict_dataloader()))], batch_size=None)
+
+
+@pytest.mark.parametrize("verb", ["search", "fit"])
+def test_candidates_without_embeddings_are_refused(tmp_path, benchmark, verb):
+    tmp_path.joinpath("run").mkdir()
+    checkpoint = tmp_path / "weights.ckpt"
+    save_checkpoint(checkpoint, module())
+    found = SearchCallback(benchmark, all_strategies(), num_queries=4, num_runs=2)
+    run = trainer(tmp_path / "run", found)
+    with pytest.raises(UsageError, match="the data hold 30 of the 81 architectures that the benchmark can score"):
+        if verb == "search":
+            run.search(module(), FirstBatch(SPACE, eval_batch_size=30), ckpt_path=str(checkpoint))
+        else:
+            run.fit(module(), FirstBatch(SPACE, eval_batch_size=30))
+
+
+class Views(Arch2Vec):
+    """Gives two views of every cell: its embedding, and twice that."""
+
+    def predict_step(self, batch, batch_idx):
+        index, embedding = super().predict_step(batch, batch_idx)
+        return index, torch.stack([embedding, 2 * embedding], dim=1)
+
+
+def test_views_reach_the_pool_and_their_mean_is_the_candidates_feature(tmp_path, benchmark, monkeypatch):
+    pools = []
+    monkeypatch.setattr(SearchCallback, "_report", lambda self, histories, pool, seconds: pools.append(pool))
+    torch.manual_seed(0)
+    network = Views(num_ops=5, latent_dim=3, hidden_dim=8, num_layers=1)
+    found = SearchCallback(benchmark, all_strategies(), num_queries=4, num_runs=2)
+    trainer(tmp_path, found).fit(network, data())
+    (pool,) = pools
+    assert pool.views.shape == (81, 2, 3)
+    torch.testing.assert_close(pool.views[:, 1], 2 * pool.views[:, 0])
+    alone = CandidatePool(SPACE, embeddings=pool.views[:, 0])
+    torch.testing.assert_close(pool.features(None), alone.features(None))
 
 
 def test_incumbents_have_the_validation_accuracy_of_their_full_training(tmp_path, benchmark):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from lightning_nas.nn.deep_sets import DeepSets
@@ -24,3 +25,21 @@ def test_the_mean_is_taken_over_finished_elements():
     assert [(layer.in_features, layer.out_features) for layer in maps] == [
         (5, 16), *[(16, 16)] * 6, (16, 7)
     ]  # fmt: skip
+
+
+def test_what_goes_in_is_not_forgotten():
+    sets = torch.randn(200, 9, 16)
+    kept = {init: DeepSets(16, 64, 64, init)(sets).detach() for init in ("he", "torch")}
+    # How much of a result tells sets apart, and how much is the same for all.
+    share = {init: float(found.std(dim=0).mean() / found.mean(dim=0).abs().mean()) for init, found in kept.items()}
+    assert share["he"] > 5 * share["torch"]
+    assert float(kept["he"].std()) > 20 * float(kept["torch"].std(dim=0).mean())
+
+
+def test_fresh_weights_are_he_s():
+    layer = DeepSets(400, 300).element[0]
+    before = layer.weight.clone()
+    layer.reset_parameters()
+    assert float(layer.weight.std()) == pytest.approx((2 / 400) ** 0.5, rel=0.02)
+    assert not layer.bias.any()
+    assert not torch.equal(before, layer.weight)
