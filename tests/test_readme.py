@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lightning_nas.cli import LIGHTNING, main
+from lightning_nas.configurations import shipped_configs
 from lightning_nas.ledger import render_ledger
 from lightning_nas.spaces.nasbench201 import NASBench201
 
@@ -42,10 +44,15 @@ def test_configurations_of_the_commands_parse(args, capsys, tmp_path):
     found = tmp_path / "runs" / "images" / "genotype.json"  # as the first of the commands leaves it
     found.parent.mkdir(parents=True)
     found.write_text(json.dumps({"space": "nasbench201", "architecture": NASBench201().format((2,) * 6)}))
+    encoder = tmp_path / "runs" / "contrastive" / "nasbench201_small"
+    encoder.mkdir(parents=True)
+    shutil.copy(shipped_configs()["contrastive/nasbench201_small"], encoder / "config.yaml")
+    (tmp_path / "my_file.py").write_text("def MyNetwork(): ...")
     with pytest.raises(SystemExit) as stop:
         main([*args, "--print_config"])
     assert stop.value.code == 0
-    model = "classifier.ImageClassifier" if args[0] == "retrain" else "arch2vec.Arch2Vec"
+    model = "contrastive.ContrastiveEncoder" if "contrastive" in " ".join(args) else "arch2vec.Arch2Vec"
+    model = "classifier.ImageClassifier" if args[0] == "retrain" else model
     assert f"class_path: lightning_nas.modules.{model}" in capsys.readouterr().out
 
 

@@ -65,6 +65,9 @@ class ContrastiveEncoder(LightningModule):
         embedding_dim: Dimensions D of the embedding.
         projection_dim: Dimensions of what the loss compares, one linear map behind a ReLU of the embedding.
         temperature: Of the loss, tau.
+        images_per_view: Of the N images, how many a view has in training, others in every step and for both views; None
+            (paper and released code) for all. Fewer cost less, and an encoder of few initialisations learns them by
+            heart later.
         init: How weights begin: ``he`` keeps the scale of what goes through the layers, ``torch`` (paper and released
             code) shrinks it.
         optimizer: Optimiser; default Adam with learning rate 1e-3 (released code: 5e-5).
@@ -87,20 +90,23 @@ class ContrastiveEncoder(LightningModule):
         embedding_dim: int = 256,
         projection_dim: int = 256,
         temperature: float = 0.1,
+        images_per_view: int | None = None,
         init: Init = "he",
         optimizer: OptimizerCallable | None = None,
         decay: float = 0.95,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(hidden_dim, embedding_dim, projection_dim) < 1 or temperature <= 0.0 or not 0.0 < decay <= 1.0:
+        sizes = hidden_dim, embedding_dim, projection_dim, 1 if images_per_view is None else images_per_view
+        if min(sizes) < 1 or temperature <= 0.0 or not 0.0 < decay <= 1.0:
             raise UsageError(
                 f"ContrastiveEncoder(hidden_dim={hidden_dim}, embedding_dim={embedding_dim}, projection_dim="
-                f"{projection_dim}, temperature={temperature}, decay={decay}): expected positive sizes and temperature "
-                "and decay in (0, 1]"
+                f"{projection_dim}, temperature={temperature}, images_per_view={images_per_view}, decay={decay}): "
+                "expected positive sizes and temperature and decay in (0, 1]"
             )
         self.save_hyperparameters(ignore=["optimizer"])
         self.temperature, self.decay, self.seed, self.optimizer = temperature, decay, seed, optimizer
+        self.images_per_view = images_per_view
         self.encoder = DeepSets(num_components, hidden_dim, embedding_dim, init)
         self.projection = nn.Sequential(nn.ReLU(), LINEAR[init](embedding_dim, projection_dim))
 
@@ -114,28 +120,32 @@ class ContrastiveEncoder(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of two views of every network against the views of all networks, those of other processes included."""
-        first, second = self._project(batch[1], self._two_views(batch[1]))
+        first, second = self._project(self._two_views(batch[1]))
         loss = self._loss(first, second)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(first))
         return loss
 
     def _two_views(self, scores: Tensor) -> Tensor:
-        """Which two initialisations of every network, ``(B, 2)``; in evaluation mode the first two."""
-        size, count = scores.shape[:2]
+        """Two initialisations of every network, ``(B, 2, N or fewer, K)``; in evaluation mode the first two, whole."""
+        size, count, images = scores.shape[:3]
         if count < 2:
             raise UsageError(
                 f"ContrastiveEncoder: got {count} initialisation of every network, expected at least two to tell "
                 "networks apart by: data.init_args.num_initialisations"
             )
         if not self.training:
-            return torch.arange(2, device=scores.device).expand(size, 2)
+            return scores[:, :2]
         entropy = np.random.SeedSequence((self.seed, self.global_step, self.global_rank)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(entropy[0]) >> 1)
-        return torch.rand(size, count, generator=generator).argsort(dim=1)[:, :2].to(scores.device)
+        which = torch.rand(size, count, generator=generator).argsort(dim=1)[:, :2].to(scores.device)
+        networks = torch.arange(size, device=scores.device)[:, None]
+        if self.images_per_view is None or self.images_per_view >= images:
+            return scores[networks, which]
+        shown = torch.rand(2, images, generator=generator).argsort(dim=1)[:, : self.images_per_view]
+        return scores[networks[..., None], which[..., None], shown.to(scores.device)]
 
-    def _project(self, scores: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        networks = torch.arange(len(scores), device=scores.device)[:, None]
-        projected = self.projection(self.embed_views(scores[networks, views]))  # (B, 2, P)
+    def _project(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        projected = self.projection(self.embed_views(views))  # (B, 2, P)
         return projected[:, 0], projected[:, 1]
 
     def _loss(self, first: Tensor, second: Tensor) -> Tensor:
@@ -151,7 +161,7 @@ class ContrastiveEncoder(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Project the first two initialisations."""
-        self._views.append(self._project(batch[1], self._two_views(batch[1])))
+        self._views.append(self._project(self._two_views(batch[1])))
 
     def on_validation_epoch_end(self) -> None:
         """Loss and top-1 retrieval among all held-out networks (this process's, and their mean over processes)."""

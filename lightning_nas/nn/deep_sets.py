@@ -38,9 +38,7 @@ class DeepSets(nn.Module):
         ``(..., N, K)`` -> ``(..., D)``.
     """
 
-    def __init__(
-        self, num_features: int, hidden_dim: int = 256, embedding_dim: int = 256, init: Init = "he"
-    ) -> None:
+    def __init__(self, num_features: int, hidden_dim: int = 256, embedding_dim: int = 256, init: Init = "he") -> None:
         super().__init__()
         kind = LINEAR[init]
         self.element = _perceptron(kind, num_features, *[hidden_dim] * 4)

@@ -23,7 +23,8 @@ class ListedNetworks(FiniteSpace[int]):
     Args:
         networks: Dotted paths such as ``torchvision.models.resnet18`` or ``my_file.MyNetwork``, or
             ``{class_path: my_file.MyNetwork, init_args: {depth: 20}}``. Where the class or function has parameters
-            named ``num_classes`` and ``in_channels`` that are not given, they are set to what the images need.
+            named ``num_classes`` and ``in_channels`` that are not given, they are what the images need; the same goes
+            for other sizes, such as ``channels``.
 
     Raises:
         SpaceError: The list is empty, has something twice, or an entry cannot be imported.
@@ -82,13 +83,14 @@ class ListedNetworks(FiniteSpace[int]):
         """Raises ``SpaceError``: there are no cells."""
         raise SpaceError(f"{self.name}: got a cell, but listed networks have none")
 
-    def build(self, arch: int, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    def build(self, arch: int, num_classes: int = 10, in_channels: int = 3, **sizes: Any) -> nn.Module:
         """A network with fresh weights.
 
         Args:
             arch: Its number.
             num_classes: Handed over where the network has a parameter of this name that the list does not set.
             in_channels: The same for the channels of the images.
+            sizes: The same for anything else.
 
         Raises:
             SpaceError: What was made is no network.
@@ -97,8 +99,8 @@ class ListedNetworks(FiniteSpace[int]):
         factory = _imported(_path(entry))
         arguments = dict(entry.get("init_args") or {}) if isinstance(entry, dict) else {}
         known = inspect.signature(factory).parameters
-        sizes = {"num_classes": num_classes, "in_channels": in_channels}
-        network = factory(**{**{name: size for name, size in sizes.items() if name in known}, **arguments})
+        wanted = {"num_classes": num_classes, "in_channels": in_channels, **sizes}
+        network = factory(**{**{name: size for name, size in wanted.items() if name in known}, **arguments})
         if not isinstance(network, nn.Module):
             raise SpaceError(f"{self.format(arch)}: made a {type(network).__name__}, expected a torch.nn.Module")
         return network

@@ -406,12 +406,10 @@ def test_candidates_without_embeddings_are_refused(tmp_path, benchmark, verb):
     checkpoint = tmp_path / "weights.ckpt"
     save_checkpoint(checkpoint, module())
     found = SearchCallback(benchmark, all_strategies(), num_queries=4, num_runs=2)
-    run = trainer(tmp_path / "run", found)
+    begin = getattr(trainer(tmp_path / "run", found), verb)
+    given = {"ckpt_path": str(checkpoint)} if verb == "search" else {}
     with pytest.raises(UsageError, match="the data hold 30 of the 81 architectures that the benchmark can score"):
-        if verb == "search":
-            run.search(module(), FirstBatch(SPACE, eval_batch_size=30), ckpt_path=str(checkpoint))
-        else:
-            run.fit(module(), FirstBatch(SPACE, eval_batch_size=30))
+        begin(module(), FirstBatch(SPACE, eval_batch_size=30), **given)
 
 
 class Views(Arch2Vec):

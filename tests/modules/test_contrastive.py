@@ -1,5 +1,6 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,16 +103,18 @@ def test_training_teaches_to_tell_networks_apart(tmp_path, folder):
 
 
 def test_views_are_two_different_initialisations_drawn_anew_in_every_step(folder):
+    scores = torch.arange(4.0)[:, None, None].expand(64, 4, 2, 12)  # every number says of which initialisation it is
     module = ContrastiveEncoder(12).train()
-    first = module._two_views(torch.zeros(64, 4, 2, 12))
+    first = module._two_views(scores)
+    assert first.shape == (64, 2, 2, 12)
     assert (first[:, 0] != first[:, 1]).all()
     assert set(first.flatten().tolist()) == {0, 1, 2, 3}
-    assert torch.equal(first, module._two_views(torch.zeros(64, 4, 2, 12)))
+    assert torch.equal(first, module._two_views(scores))
     for attribute in ("global_step", "global_rank"):
         later = type("Later", (ContrastiveEncoder,), {attribute: 1})(12).train()
-        assert not torch.equal(first, later._two_views(torch.zeros(64, 4, 2, 12)))
-    other = ContrastiveEncoder(12, seed=1).train()._two_views(torch.zeros(64, 4, 2, 12))
-    assert not torch.equal(first, other)
+        assert not torch.equal(first, later._two_views(scores))
+    assert not torch.equal(first, ContrastiveEncoder(12, seed=1).train()._two_views(scores))
+    assert torch.equal(module.eval()._two_views(scores), scores[:, :2])
 
 
 def test_one_initialisation_is_too_few(tmp_path, folder):
@@ -120,7 +123,9 @@ def test_one_initialisation_is_too_few(tmp_path, folder):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"embedding_dim": 0}, {"temperature": 0.0}, {"decay": 0.0}, {"decay": 1.5}], ids=str
+    "changes",
+    [{"embedding_dim": 0}, {"images_per_view": 0}, {"temperature": 0.0}, {"decay": 0.0}, {"decay": 1.5}],
+    ids=str,
 )
 def test_what_cannot_be_is_said(changes):
     with pytest.raises(UsageError, match="expected positive sizes"):
@@ -136,3 +141,22 @@ def test_the_embedding_is_the_mean_over_initialisations():
     index, embedding = module.predict_step((torch.arange(5), scores), 0)
     assert (len(index), embedding.shape) == (5, (5, 3, 8))
     assert torch.equal(embedding, views)
+
+
+def test_a_view_has_some_of_the_images_in_training_and_all_otherwise():
+    module = ContrastiveEncoder(4, embedding_dim=8, images_per_view=3)
+    module._trainer = SimpleNamespace(global_step=0, global_rank=0)
+    # Every row says of which network, initialisation and image it is.
+    places = torch.stack(torch.meshgrid(*map(torch.arange, (5, 4, 9)), indexing="ij"), dim=-1).float()
+    views = module.train()._two_views(places)
+    assert views.shape == (5, 2, 3, 3)
+    assert torch.equal(views[..., 0], torch.arange(5.0)[:, None, None].expand(5, 2, 3))
+    initialisations, images = views[..., 0, 1], views[..., 2]
+    assert torch.equal(views[..., 1], initialisations[..., None].expand(5, 2, 3))
+    assert (initialisations[:, 0] != initialisations[:, 1]).all()
+    assert torch.equal(images, images[:1].expand(5, 2, 3))  # the same for all networks of the batch
+    assert all(len(set(row)) == 3 for row in images[0].tolist())
+    assert torch.equal(views, module._two_views(places))
+    module._trainer.global_step = 1
+    assert not torch.equal(views, module._two_views(places))
+    assert torch.equal(module.eval()._two_views(places), places[:, :2])

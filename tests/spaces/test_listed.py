@@ -32,9 +32,10 @@ WIDE = {"class_path": f"{HERE}.Classifier", "init_args": {"width": 8, "num_class
 
 def test_sizes_go_where_they_are_wanted_and_not_given():
     space = ListedNetworks([f"{HERE}.Classifier", WIDE, f"{HERE}.fixed"])
-    first, wide, plain = (space.build(arch, num_classes=7, in_channels=2) for arch in space)
+    first, wide, plain = (space.build(arch, num_classes=7, in_channels=2, width=3, depth=9) for arch in space)
     images = torch.randn(3, 2, 8, 8)
     assert [first(images).shape[1], wide(images).shape[1]] == [7, 5]
+    assert first.layers[0].weight.shape[:2] == (3, 2)
     assert wide.layers[0].weight.shape[:2] == (8, 2)
     assert plain(images[:, :1]).shape == (3, 3)
 
