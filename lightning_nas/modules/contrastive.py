@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from lightning_nas.errors import UsageError
 from lightning_nas.nn.deep_sets import LINEAR, DeepSets, Init
 
+_CHUNK = 4096  # networks compared with all others at a time; bounds the memory of a validation of whole spaces
+
 
 def nt_xent(first: Tensor, second: Tensor, others: Tensor | None = None, rank: int = 0, tau: float = 0.1) -> Tensor:
     """Normalised temperature-scaled cross entropy (SimCLR, arXiv 2002.05709, Eq. 1).
@@ -33,12 +35,15 @@ def nt_xent(first: Tensor, second: Tensor, others: Tensor | None = None, rank: i
     """
     anchors = F.normalize(torch.cat([first, second]), dim=-1)  # (2B, P)
     candidates = anchors if others is None else F.normalize(others, dim=-1)
-    place = torch.arange(len(anchors), device=anchors.device)
     offset = rank * len(anchors)
-    logits = anchors @ candidates.mT / tau
-    logits = logits.index_put((place, place + offset), logits.new_tensor(-torch.inf))
-    partner = (place + len(first)) % len(anchors) + offset
-    return F.cross_entropy(logits, partner)
+    losses = []
+    for place in torch.arange(len(anchors), device=anchors.device).split(_CHUNK):  # type: ignore[no-untyped-call]
+        logits = anchors[place] @ candidates.mT / tau
+        itself = torch.arange(len(place), device=place.device), place + offset
+        logits = logits.index_put(itself, logits.new_tensor(-torch.inf))
+        partner = (place + len(first)) % len(anchors) + offset
+        losses.append(F.cross_entropy(logits, partner, reduction="none"))
+    return torch.cat(losses).mean()
 
 
 def retrieval(first: Tensor, second: Tensor) -> Tensor:
@@ -47,10 +52,12 @@ def retrieval(first: Tensor, second: Tensor) -> Tensor:
     Shapes:
         ``(B, P)``, ``(B, P)`` -> scalar, mean over both directions.
     """
-    similarity = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).mT
-    own = torch.arange(len(first), device=first.device)
-    found = torch.cat([similarity.argmax(dim=0) == own, similarity.argmax(dim=1) == own])
-    return found.float().mean()
+    views = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
+    chunks = torch.arange(len(first), device=first.device).split(_CHUNK)  # type: ignore[no-untyped-call]
+    found = [
+        (mine[chunk] @ others.mT).argmax(dim=1) == chunk for mine, others in (views, views[::-1]) for chunk in chunks
+    ]
+    return torch.cat(found).float().mean()
 
 
 class ContrastiveEncoder(LightningModule):

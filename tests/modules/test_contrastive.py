@@ -160,3 +160,13 @@ def test_a_view_has_some_of_the_images_in_training_and_all_otherwise():
     module._trainer.global_step = 1
     assert not torch.equal(views, module._two_views(places))
     assert torch.equal(module.eval()._two_views(places), places[:, :2])
+
+
+def test_many_networks_are_compared_part_by_part(monkeypatch):
+    first, second = torch.randn(2, 25, 6, generator=torch.Generator().manual_seed(0))
+    second += first
+    whole = nt_xent(first, second), retrieval(first, second)
+    assert 0 < whole[1] < 1
+    monkeypatch.setattr("lightning_nas.modules.contrastive._CHUNK", 7)
+    torch.testing.assert_close(nt_xent(first, second), whole[0])
+    assert retrieval(first, second) == whole[1]
