@@ -7,12 +7,12 @@ to decode 10,000 latent points and test which are valid and distinct. The loops 
 
 import hashlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from keeping import Times
 from torch import Tensor, nn
 
 from lightning_nas.datamodules.cells import CellDataModule
@@ -24,6 +24,10 @@ from lightning_nas.spaces.nasbench201 import NASBench201
 REPEATS, SAMPLES, SINGLE = 3, 10_000, 300
 TARGET, LIMIT = 0.999, 15  # share of whole graphs; epochs after which the plain loop gives up
 BATCH, RATE, EPOCHS, EVERY = 64, 1e-2, 3, 55  # ours; accuracy is looked at every so many steps
+NOTES = (
+    "0.2 s were asked for embedding the space. It is 20 GFLOP in float32 for the five layers, and one core of the "
+    "machine does 65 to 100 GFLOP in a second; doing one more layer by kinds of vertices saved nothing measurable.",
+)
 
 
 class PlainLayer(nn.Module):
@@ -178,22 +182,17 @@ def plain_samples(model: Arch2Vec, points: Tensor, last: int) -> tuple[int, int]
     return valid, len(seen)
 
 
-def say(what: str, ours: float, plain: float) -> None:
-    """One line of the result."""
-    sys.stdout.write(f"{what}: {ours:.3f} s, plain loop {plain:.1f} s, ratio {plain / ours:.1f}\n")
-    sys.stdout.flush()
-
-
 def main() -> None:
     """Print one line per task."""
     torch.set_num_threads(1)
+    times = Times("arch2vec", "arch2vec on NAS-Bench-201, seconds", "plain loop", NOTES)
     space = NASBench201()
     data = CellDataModule(space, batch_size=BATCH)
     data.setup()
     torch.manual_seed(0)
     model = Alone(num_ops=data.num_ops)
     ours = until_reached(our_training(model, data))
-    say(
+    times.add(
         f"training until {TARGET:.1%} of the held-out cells come back", ours, until_reached(plain_training(space, data))
     )
 
@@ -207,13 +206,14 @@ def main() -> None:
         one = seconds(
             lambda: [network.encode(ops[i : i + 1], (wires[i] + wires[i].T)[None])[0].mean(1) for i in range(SINGLE)]
         )
-        say(f"embedding {len(space):,} cells", ours, one / SINGLE * len(space))
+        times.add(f"embedding {len(space):,} cells", ours, one / SINGLE * len(space))
 
         mu = torch.cat([model.encode(graph)[0] for _, graph in data.cells(data.train_indices)])
         points = torch.randn(SAMPLES, *mu.shape[1:]) * mu.std(0) + mu.mean(0)
         ours = seconds(lambda: validity_and_uniqueness(space, CellGraph(*model.discretise(model.decode(points)))))
         one = seconds(lambda: plain_samples(model, points[:SINGLE], data.num_ops - 1))
-        say(f"decoding and testing {SAMPLES:,} points", ours, one / SINGLE * SAMPLES)
+        times.add(f"decoding and testing {SAMPLES:,} points", ours, one / SINGLE * SAMPLES)
+    times.keep(f"{len(space):,} cells")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ other work on the machine disturbs less than the clock on the wall.
 
 import math
 import statistics
-import sys
 import time
 import warnings
 
 import numpy as np
 import torch
 from botorch.exceptions.warnings import NumericsWarning
+from keeping import Times
 from scipy.optimize import fmin
 from torch import nn
 
@@ -207,8 +207,8 @@ def whole(per_query: list[float], runs: int = WHOLE_RUNS) -> float:
 ENCODING = OneHotEncoding()
 
 
-def compare_with_the_published_way(pool: CandidatePool) -> None:
-    """Print seconds of one run to the last query for DNGO and REINFORCE, and the ratios."""
+def compare_with_the_published_way(pool: CandidatePool, times: Times) -> None:
+    """Add seconds of one run to the last query for DNGO and REINFORCE, and the ratios."""
     features = pool.features(ENCODING)
     strategy = BayesianSearch(DNGO(), encoding=ENCODING, num_initial=INITIAL)
     histories = [history_of(pool, length, SIDE_BY_SIDE) for length in LENGTHS]
@@ -216,10 +216,8 @@ def compare_with_the_published_way(pool: CandidatePool) -> None:
     plain = [seconds(lambda h=h: loop(published_dngo, DNGO(), h, features), 1) / LOOP_RUNS for h in histories]
     walks = seconds(lambda: whole_reinforce(pool)) / SIDE_BY_SIDE, seconds(lambda: published_reinforce(features))
     for name, batched, published in (("DNGO", whole(ours, 1), whole(plain, 1)), ("REINFORCE", *walks)):
-        sys.stdout.write(
-            f"{name}: one run to {QUERIES} queries {batched:.3f} s with {SIDE_BY_SIDE} side by side, "
-            f"as published {published:.1f} s, ratio {published / batched:.1f}\n"
-        )
+        label = f"one run of {name} to {QUERIES} queries, {SIDE_BY_SIDE} side by side, against the published way"
+        times.add(label, batched, published)
 
 
 def main() -> None:
@@ -228,19 +226,16 @@ def main() -> None:
     warnings.simplefilter("ignore", NumericsWarning)
     pool = CandidatePool(NASBench201())
     features = pool.features(ENCODING)
-    compare_with_the_published_way(pool)
+    times = Times("search", "Searches on one-hot NAS-Bench-201, processor seconds", "plain loop over runs")
+    compare_with_the_published_way(pool, times)
     histories = [history_of(pool, length, RUNS) for length in LENGTHS]
     for surrogate, one_run in ((GaussianProcess(), gp_of_one_run), (DNGO(), dngo_of_one_run)):
         strategy = BayesianSearch(surrogate, encoding=ENCODING, num_initial=INITIAL)
         ours = [seconds(lambda h=h, s=strategy: s.ask(h, pool)) for h in histories]
         plain = [seconds(lambda h=h, s=surrogate, f=one_run: loop(f, s, h, features)) for h in histories]
         batched, looped = whole([s / RUNS for s in ours]), whole([s / LOOP_RUNS for s in plain])
-        asks = ", ".join(f"{s:.3f} s after {n}" for s, n in zip(ours, LENGTHS, strict=True))
-        sys.stdout.write(
-            f"{type(surrogate).__name__}: ask for {RUNS} runs {asks} evaluations; "
-            f"{WHOLE_RUNS} runs x {QUERIES} queries {batched:.0f} s, plain loop {looped:.0f} s, "
-            f"ratio {looped / batched:.1f}\n"
-        )
+        times.add(f"{type(surrogate).__name__}, {WHOLE_RUNS} runs to {QUERIES} queries", batched, looped)
+    times.keep(f"{len(pool):,} candidates; whole searches by Simpson's rule over queries {LENGTHS}")
 
 
 if __name__ == "__main__":
