@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_nas.errors import UsageError
 from lightning_nas.files import ensure_writable, write_atomically
 from lightning_nas.spaces.base import FiniteSpace
 from lightning_nas.terminal import say
@@ -40,6 +41,15 @@ class EmbeddingWriter(Callback):
     the mean over views where a module gives several. Data of several spaces leave ``embeddings-SPACE.npz`` for each.
     Modules whose predictions are no embeddings leave nothing.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that there is something for every process."""
+        few = [space for space in _spaces(getattr(trainer, "datamodule", None)) if len(space) < trainer.world_size]
+        if few:
+            raise UsageError(
+                f"predict: got {trainer.world_size} processes for {len(few[0])} architectures of {few[0].name!r}, "
+                "expected one at least for each: --trainer.devices 1"
+            )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make sure that there is a place to write to."""

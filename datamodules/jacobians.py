@@ -101,6 +101,9 @@ class JacobianDataModule(LightningDataModule):
                 f"val_fraction={val_fraction}): expected networks, positive numbers, no more components than images, "
                 "and val_fraction in [0, 1)"
             )
+        names = [part.space.name for part in self.networks]
+        if len(set(names)) < len(names):  # files and tables go by the space's name
+            raise UsageError(f"JacobianDataModule: got the spaces {', '.join(names)}, expected each of them once")
         self.images, self.num_images, self.num_initialisations = images, num_images, num_initialisations
         self.output, self.normalise = output, normalise
         self.batch_size, self.eval_batch_size, self.val_fraction = batch_size, eval_batch_size, val_fraction
@@ -154,6 +157,8 @@ class JacobianDataModule(LightningDataModule):
             "num_images": self.num_images, "num_components": self.num_components, "output": self.output,
             "seed": self.seed, "version": JACOBIAN_VERSION,
         }  # fmt: skip
+        if hasattr(space, "fingerprint"):  # of what the networks are made of, where the space's name does not say it
+            identity["source"] = space.fingerprint
         folder = self.folder / f"{space.name}-{fingerprint(identity)}"
         return JacobianSet(
             space, networks.sizes, JacobianStore(folder, identity, order, (self.num_images, self.num_components)), size

@@ -18,14 +18,14 @@ Train and search (a PyTorch Lightning command line; --config takes a file or the
   retrain    train what a search found from scratch and test it: --genotype RUN_FOLDER --data DigitsDataModule
   validate   measure a trained method on held-out cells
   test       the same, for datamodules that keep a test part
-  predict    run a trained method over a whole space; a prediction writer among the callbacks keeps the result
+  predict    run a trained method over a whole space; the embeddings go to embeddings.npz in the run folder
 
 Data and results:
   data       prepare published benchmark tables, list what is there, tell what a table is worth
   tabulate   train a whole search space on your data: a benchmark table of your own
   spaces     list the search spaces, look at single architectures
   report     compare finished runs, render the results ledger
-  analyze    look into what a trained embedding is worth: performance, smoothness, walk, tsne
+  analyze    look into what a trained embedding is worth: performance, regression, transfer, walk, tsne, …
   export     write a trained network as Python source, torch.export program or ONNX, and check it
 
 First steps:

@@ -236,7 +236,7 @@ def summarise_search(run: RunResult) -> Result:
             f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps at, notes, not_run, paired, "
             "published"
         )
-    if not all(isinstance(cut, int) and 1 <= cut <= run.num_queries for cut in cuts):
+    if not isinstance(cuts, list) or not all(isinstance(cut, int) and 1 <= cut <= run.num_queries for cut in cuts):
         raise UsageError(f"{where}: got at={cuts}, expected numbers of queries from 1 to {run.num_queries}")
     unknown = sorted({*published, *(name for pair in pairs for name in pair)} - set(run.histories))
     if unknown:

@@ -47,7 +47,7 @@ def test_configurations_of_the_commands_parse(args, capsys, tmp_path):
     encoder = tmp_path / "runs" / "contrastive" / "nasbench201_small"
     encoder.mkdir(parents=True)
     shutil.copy(shipped_configs()["contrastive/nasbench201_small"], encoder / "config.yaml")
-    (tmp_path / "my_file.py").write_text("def MyNetwork(): ...")
+    (tmp_path / "my_file.py").write_text("def MyNetwork(): ...\n\n\ndef MyOtherNetwork(): ...")
     with pytest.raises(SystemExit) as stop:
         main([*args, "--print_config"])
     assert stop.value.code == 0

@@ -378,6 +378,7 @@ def test_ledger_entry_after_fewer_queries(tmp_path, histories):
     [
         (LEDGER | {"at": [16]}, r"got at=\[16\], expected numbers of queries from 1 to 15"),
         (LEDGER | {"at": ["many"]}, "expected numbers of queries"),
+        (LEDGER | {"at": 5}, "got at=5, expected numbers of queries"),
         (None, "give the SearchCallback a 'ledger'"),
         ({"name": "x"}, r"got \['name'\], expected"),
         (LEDGER | {"published": {"dngo": {}}}, r"strategies \['dngo'\], expected some of \['random', 'gp'\]"),

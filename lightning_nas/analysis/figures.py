@@ -301,13 +301,14 @@ def map_figure(places: np.ndarray, scores: np.ndarray, squares: np.ndarray, head
     return figure
 
 
-def map_panels(panels: Mapping[str, np.ndarray], scores: np.ndarray, heading: str) -> Figure:
+def map_panels(panels: Mapping[str, np.ndarray], scores: np.ndarray, heading: str, split: str) -> Figure:
     """The same networks on several planes, side by side, in one scale of colours.
 
     Args:
         panels: Places in [-1, 1], ``(n, 2)``, by title.
         scores: Accuracy in percent, ``(n,)``; the colours span the middle nine tenths, the rest has the end colours.
         heading: Text above.
+        split: Which accuracy it is, ``test`` or ``valid``.
     """
     low, high = np.quantile(scores, [0.05, 0.95])
     order = np.random.default_rng(0).permutation(len(scores))  # nobody's networks lie on top
@@ -322,7 +323,7 @@ def map_panels(panels: Mapping[str, np.ndarray], scores: np.ndarray, heading: st
             )  # fmt: skip
             ax.set_title(title, fontsize=9)
             bare_plane(ax)
-        figure.colorbar(drawn, ax=axes.tolist(), label="test accuracy (%)", extend="both", shrink=0.85, pad=0.015)
+        figure.colorbar(drawn, ax=axes.tolist(), label=f"{split} accuracy (%)", extend="both", shrink=0.85, pad=0.015)
         figure.suptitle(heading, fontsize=9)
     return figure
 
@@ -369,13 +370,14 @@ def scatter_panels(
     return figure
 
 
-def paths_figure(places: np.ndarray, scores: np.ndarray, heading: str) -> Figure:
+def paths_figure(places: np.ndarray, scores: np.ndarray, heading: str, split: str) -> Figure:
     """The ways of networks across a plane, coloured by their accuracy.
 
     Args:
         places: In [-1, 1], network by network and step by step, ``(n, T, 2)``.
         scores: Accuracy in percent, ``(n,)``.
         heading: Text above.
+        split: Which accuracy it is, ``test`` or ``valid``.
     """
     from matplotlib.collections import LineCollection
 
@@ -391,7 +393,7 @@ def paths_figure(places: np.ndarray, scores: np.ndarray, heading: str) -> Figure
         ax.scatter(begin[:, 0], begin[:, 1], s=26, linewidths=0.9, **_hollow(scores, low, high))
         ax.scatter(end[:, 0], end[:, 1], s=16, linewidths=0, **shared)
         bare_plane(ax)
-        figure.colorbar(lines, ax=ax, label="test accuracy (%)", extend="both", shrink=0.85, pad=0.015)
+        figure.colorbar(lines, ax=ax, label=f"{split} accuracy (%)", extend="both", shrink=0.85, pad=0.015)
         ax.set_title(heading, fontsize=9)
     return figure
 

@@ -117,7 +117,8 @@ def _cell(row: Row) -> str:
 def _result(findings: Findings, runs: Sequence[TrainedRun], seconds: float) -> Result:
     origin = provenance()
     kind, space = runs[0].method, runs[0].spaces
-    end = f"_{findings.dataset}" if findings.dataset else ""
+    normalised = "_normalised" if getattr(runs[0].data, "normalise", False) is True else ""
+    end = normalised + (f"_{findings.dataset}" if findings.dataset else "")
     return Result(
         name=f"{kind}/{space}_{findings.name}{end}".lower(),
         title=f"{findings.title}, {kind} on {space}" + (f", {findings.dataset}" if findings.dataset else ""),

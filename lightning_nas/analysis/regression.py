@@ -10,7 +10,7 @@ import numpy as np
 from lightning_nas.analysis.figures import density_panels
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import every_run, load_runs, read_accuracies
-from lightning_nas.analysis.views import agreement, data_of, fitted, network_views, predicted, split
+from lightning_nas.analysis.views import agreement, data_of, described, fitted, network_views, predicted, split
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 
@@ -93,9 +93,8 @@ def regression(
         f"LightGBM with its defaults on {num_train} random architectures, a row for each of "
         f"{data.num_initialisations} initialisations, predicts the {truth.split} accuracy ({truth.dataset}, "
         f"{truth.epochs} epochs, mean over training seeds) of all that are not isomorphic to these, by the mean over "
-        f"initialisations; {data.num_images} images, networks of {data.networks[0].sizes or 'the usual size'}; encoder "
-        f"trained without accuracies on {networks.size:,} canonical networks; 'connected' leaves out {left_out} "
-        "architectures without a path from input to output"
+        f"initialisations; {described(data)}; encoder trained without accuracies on canonical networks; 'connected' "
+        f"leaves out {left_out} architectures without a path from input to output"
     )
     findings.scale = f"{len(views.scores):,} architectures of the table {truth.table}, {len(runs)} trained modules"
     shown = {label: panels[label] for label in (own, "singular values", "largest singular value", "parameters")}

@@ -9,7 +9,7 @@ import numpy as np
 from lightning_nas.analysis.figures import scatter_panels
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import every_run, load_runs, read_accuracies
-from lightning_nas.analysis.views import data_of, network_views
+from lightning_nas.analysis.views import data_of, described, network_views
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 
@@ -45,10 +45,11 @@ def spectrum(
     findings = Findings("spectrum", "Largest singular value and accuracy", [], "", "", {})
     findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     panels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    notes = []
+    notes, sources = [], []
     for dataset in datasets:
         for networks in data.jacobian_sets():
             truth = read_accuracies(networks.space, None, dataset, None, data_dir)
+            sources.append(f"{networks.space.name}, {dataset}: {truth.split}, {truth.epochs} epochs")
             views = network_views(runs[0], networks, truth, embedded=False)
             values, rows = views.features["largest singular value"]
             largest = values.mean(dim=1)[rows, 0].numpy()
@@ -66,10 +67,9 @@ def spectrum(
         panels, notes, ("largest singular value", "accuracy (%)"), len(data.jacobian_sets())
     )
     findings.protocol = (
-        f"mean of the largest singular value over {data.num_initialisations} initialisations, {data.num_images} "
-        f"images, output {data.output!r}, networks as they are (also where the encoder saw them normalised); rank "
-        "correlation with the mean accuracy over training seeds; 'connected' leaves out architectures without a path "
-        "from input to output, as the figure does"
+        f"mean of the largest singular value over initialisations, never divided; {described(data)}; rank correlation "
+        f"with accuracies ({', '.join(sources)}; means over training seeds); 'connected' leaves out architectures "
+        "without a path from input to output, as the figure does"
     )
     findings.scale = ", ".join(f"{part.size:,} networks of {part.space.name}" for part in data.jacobian_sets())
     publish(findings, runs, output, record)

@@ -11,7 +11,7 @@ from lightning_nas.analysis.figures import map_panels
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import TrainedRun, draw, every_run, load_runs, read_accuracies, untrained
 from lightning_nas.analysis.tsne import neighbour_agreement, tsne_map
-from lightning_nas.analysis.views import data_of
+from lightning_nas.analysis.views import data_of, described
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 
@@ -59,49 +59,57 @@ def stages(
         raise UsageError(f"analyze stages: got runs of {' and '.join(groups)}, expected seeds of one method")
     truth = read_accuracies(runs[0].space, table, dataset, epochs, data_dir)
     (networks,) = data_of(runs[0]).jacobian_sets()
-    known = torch.isin(networks.store.order[: networks.size], truth.members).nonzero()[:, 0]
-    positions = known[draw(len(known), num_networks, seed)]
-    if not 1 <= num_neighbors < len(positions) or not 0 < perplexity < len(positions):
+    # Other seeds of the data have other networks, or these in another order.
+    shared = truth.members
+    for member in runs:
+        (own,) = data_of(member).jacobian_sets()
+        shared = shared[torch.isin(shared, own.store.order[: own.size])]  # type: ignore[assignment]
+    chosen = shared[draw(len(shared), num_networks, seed)]
+    if not 1 <= num_neighbors < len(chosen) or not 0 < perplexity < len(chosen):
         raise UsageError(
-            f"analyze stages: got perplexity={perplexity:g}, num_neighbors={num_neighbors} for {len(positions)} "
+            f"analyze stages: got perplexity={perplexity:g}, num_neighbors={num_neighbors} for {len(chosen)} "
             "networks; expected both positive and below their number"
         )
     accuracy = torch.full((len(networks.space),), torch.nan, dtype=torch.float64)
     accuracy[truth.members] = truth.values
-    scores = accuracy[networks.store.order[positions]].numpy()
+    scores = accuracy[chosen].numpy()
     findings = Findings("stages", "What the encoder adds", [], "", "", {}, dataset=truth.dataset)
     findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     measured: dict[tuple[str, str], list[float]] = {}
     for number, member in enumerate(runs):
         panels = {}
-        for label, vectors in _vectors(member, positions, seed + number).items():
+        for label, vectors in _vectors(member, chosen, seed + number).items():
             panels[label] = tsne_map(vectors, perplexity, seed)
             for where, points in (("on the map", panels[label]), ("in the vectors", vectors.numpy())):
                 agreement = neighbour_agreement(points, scores, num_neighbors)
                 measured.setdefault((label, where), []).append(agreement)
         name = "stages" if len(runs) == 1 else f"stages_{number}"
-        findings.figures[name] = map_panels(panels, scores, f"{member.method}, {networks.space.name}: {truth.dataset}")
+        findings.figures[name] = map_panels(
+            panels, scores, f"{member.method}, {networks.space.name}: {truth.dataset}", truth.split
+        )
     for (label, where), values in measured.items():
         metric = f"Pearson, accuracy against that of the neighbours {where}"
         row = Row.of(values, label=label, metric=metric, unit="", paper="", seeds=f"{len(runs)} runs, seed {seed}")
         findings.rows.append(row)
     data = data_of(runs[0])
     findings.protocol = (
-        f"{len(positions):,} random canonical networks, the first of their initialisations; {data.num_images} images, "
-        f"{data.num_components} components; scikit-learn's t-SNE, perplexity {perplexity:g}, otherwise its defaults; "
+        f"{len(chosen):,} random canonical networks, the first of their initialisations; {described(data)}; "
+        f"scikit-learn's t-SNE, perplexity {perplexity:g}, otherwise its defaults; "
         f"{num_neighbors} nearest neighbours; {truth.split} accuracy ({truth.dataset}, {truth.epochs} epochs)"
     )
-    findings.scale = f"{len(positions):,} of {networks.size:,} networks, {len(runs)} trained modules"
-    findings.details = {"num_networks": len(positions), "perplexity": perplexity, "seed": seed}
+    findings.scale = f"{len(chosen):,} of {networks.size:,} networks, {len(runs)} trained modules"
+    findings.details = {"num_networks": len(chosen), "perplexity": perplexity, "seed": seed}
     publish(findings, runs, output, record)
 
 
 @torch.no_grad()
-def _vectors(run: TrainedRun, positions: Tensor, seed: int) -> dict[str, Tensor]:
-    """What stands for the first initialisation of some networks at every stage, three of ``(n, d)``."""
+def _vectors(run: TrainedRun, members: Tensor, seed: int) -> dict[str, Tensor]:
+    """What stands for the first initialisation of some canonical members at every stage, three of ``(n, d)``."""
     data = data_of(run)
     (networks,) = data.jacobian_sets()
-    chunks = [data.scores(networks, chunk)[:, :1] for chunk in torch.split(positions, 512)]
+    places = torch.full((len(networks.space),), -1)
+    places[networks.store.order] = torch.arange(len(networks.store.order))
+    chunks = [data.scores(networks, chunk)[:, :1].clone() for chunk in torch.split(places[members], 512)]
     fresh = untrained(run.module, seed)
     found = {"Jacobians": torch.cat(chunks).flatten(1)}
     for label, module in (("untrained encoder", fresh), ("trained encoder", run.module)):

@@ -17,7 +17,7 @@ from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import draw, every_run, load_runs, read_accuracies
 from lightning_nas.analysis.trajectory_job import TrajectoryJob
 from lightning_nas.analysis.tsne import neighbour_agreement, tsne_map
-from lightning_nas.analysis.views import agreement, data_of
+from lightning_nas.analysis.views import agreement, data_of, described
 from lightning_nas.datamodules.jacobians import JacobianDataModule, JacobianSet
 from lightning_nas.errors import BenchmarkDataError, UsageError
 from lightning_nas.files import canonical_json, ensure_writable, fingerprint, write_atomically
@@ -87,11 +87,12 @@ def trajectories(
     known = networks.store.order[: networks.size]
     known = known[~accuracy[known].isnan()]
     chosen = known[draw(len(known), num_networks, seed)]
-    if not 1 <= num_neighbors < len(chosen) or min(num_train, num_valid) < 1 or not perplexity > 0:
+    points = len(chosen) * (recipe.epochs + 1)
+    if not 1 <= num_neighbors < len(chosen) or min(num_train, num_valid) < 1 or not 0 < perplexity < points:
         raise UsageError(
             f"analyze trajectories: got num_networks={len(chosen)}, num_neighbors={num_neighbors}, num_train="
-            f"{num_train}, num_valid={num_valid}, perplexity={perplexity:g}; expected positive numbers, and fewer "
-            "neighbours than networks"
+            f"{num_train}, num_valid={num_valid}, perplexity={perplexity:g}; expected positive numbers, fewer "
+            f"neighbours than networks, and a perplexity below the {points} points"
         )
     job = _job(data, networks, replace(recipe, test_shift=0), num_train, num_valid)
     folder = output or home(member.folder) / "analysis" / "trajectories"
@@ -104,7 +105,10 @@ def trajectories(
     findings = Findings("trajectories", "Embeddings during training", [], "", "", {}, dataset=truth.dataset)
     findings.source, findings.reference_protocol = _SOURCE, _THEIRS
     findings.figures["trajectories"] = paths_figure(
-        places, values, f"{len(chosen)} networks over {recipe.epochs} epochs; ring: untrained, dot: trained"
+        places,
+        values,
+        f"{len(chosen)} networks over {recipe.epochs} epochs; ring: untrained, dot: trained",
+        truth.split,
     )
     seeds = f"{len(chosen)} networks, seed {seed}"
     for metric, measured in _numbers(ways, values, num_neighbors).items():
@@ -118,8 +122,8 @@ def trajectories(
     findings.protocol = (
         f"{len(chosen)} random canonical networks trained for {recipe.epochs} epochs on {len(job.data.train.labels):,} "
         f"images ({canonical_json(recipe.identity())}), validation accuracy {final.mean():.1f} ± {final.std():.1f} %; "
-        f"Jacobians of {data.num_images} training images, each projected by its own singular vectors, embedded by the "
-        f"trained encoder; t-SNE of all, perplexity {perplexity:g}; {num_neighbors} nearest neighbours; colours "
+        f"{described(data)}, each projected by its own singular vectors, embedded by the trained encoder; "
+        f"t-SNE of all, perplexity {perplexity:g}; {num_neighbors} nearest neighbours; colours "
         f"and neighbours by {truth.split} accuracy ({truth.dataset}, {truth.epochs} epochs) of the table"
     )
     findings.scale = f"{len(chosen)} networks, {recipe.epochs} epochs on {len(job.data.train.labels):,} images"

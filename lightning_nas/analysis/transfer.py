@@ -10,7 +10,16 @@ from torch import Tensor
 
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import TrainedRun, every_run, load_runs, read_accuracies
-from lightning_nas.analysis.views import NetworkViews, agreement, data_of, fitted, network_views, predicted, split
+from lightning_nas.analysis.views import (
+    NetworkViews,
+    agreement,
+    data_of,
+    described,
+    fitted,
+    network_views,
+    predicted,
+    split,
+)
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 
@@ -79,7 +88,7 @@ def transfer(
         f"random forest of 100 trees, 8 features a split, on {num_train:,} random architectures of the source, a row "
         f"for each of {data.num_initialisations} initialisations, predicts {num_test:,} of the target, none of them "
         "isomorphic to what its own forest was fitted on, by the mean over initialisations; every run has its own "
-        f"encoder, split and forest; {data.num_images} images; encoder trained without accuracies on {sizes}; "
+        f"encoder, split and forest; {described(data)}; encoder trained without accuracies on canonical networks; "
         "'connected' leaves out architectures without a path from input to output"
     )
     for networks in data.jacobian_sets():

@@ -100,6 +100,18 @@ def data_of(run: TrainedRun) -> JacobianDataModule:
     return run.data
 
 
+def described(data: JacobianDataModule) -> str:
+    """The Jacobians in words, for protocols."""
+    parts = [
+        f"{data.num_images} images", f"{data.num_initialisations} initialisations",
+        f"{data.num_components} components", f"output {data.output!r}",
+        "divided by the largest singular value" if data.normalise else "as they are",
+        *(f"{part.space.name} of {part.sizes or 'the usual size'}" for part in data.networks),
+        f"{round((1 - data.val_fraction) * sum(part.size for part in data.jacobian_sets())):,} networks trained on",
+    ]  # fmt: skip
+    return f"Jacobians ({', '.join(parts)})"
+
+
 @torch.no_grad()
 def view_embeddings(module: LightningModule, data: JacobianDataModule, networks: JacobianSet) -> Tensor:
     """Embedding of every initialisation of every network, ``(M, I, D)`` float32."""

@@ -122,6 +122,8 @@ def _read_plain(source: Path) -> tuple[list[str], dict[str, np.ndarray]]:
             raise BenchmarkDataError(f"{source}: no column 'arch' with the cells' strings, so not NAS-Bench-201")
         arch = file["arch"].tolist()
         columns = {_table_name(name): file[name] for name in file.files if _table_name(name)}
+    if "flops" in columns:  # in millions there
+        columns["flops"] = np.rint(1e6 * columns["flops"].astype(np.float64)).astype(np.int64)
     # Bytes that are no letters stay visible as escapes; the check of the order then says where they are.
     names = [name.decode("ascii", "backslashreplace") if isinstance(name, bytes) else str(name) for name in arch]
     wrong = [name for name, values in columns.items() if len(values) != len(names)]

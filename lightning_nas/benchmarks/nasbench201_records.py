@@ -155,7 +155,7 @@ def _properties(results: Mapping[int, Any], lengths: Sequence[int]) -> Iterable[
     trials = results[lengths[-1]].query("cifar10")
     sized = trials.get(_LEGACY_SEED) or next(iter(trials.values()))
     yield "params", round(sized.params * 1e6)
-    yield "flops", sized.flop
+    yield "flops", round(sized.flop * 1e6)
     latencies = [latency for trial in trials.values() if (latency := trial.get_latency()) > 0]
     if latencies:
         yield "latency/official", 1e3 * sum(latencies) / len(latencies)
@@ -183,7 +183,7 @@ def _assemble(
             columns[column] = stacked
     for column, values in plain.items():
         if np.isfinite(values).all():
-            columns[column] = values.astype(np.int32 if column == "params" else np.float32)
+            columns[column] = values.astype(np.int64 if column in ("params", "flops") else np.float32)
     return columns, {column: seeds[column] for column in columns if column in seeds}
 
 

@@ -1,7 +1,8 @@
 """The table format: one compressed ``.npz`` of named columns, one row per architecture in the space's order.
 
 Columns are called ``<dataset>/<split>@<epochs>``, for example ``cifar10/valid@12``, with shape ``(N,)`` or ``(N, S)``
-for S training seeds (NaN where a seed is missing); others, such as ``params``, are free. ``meta`` is a JSON string.
+for S training seeds (NaN where a seed is missing); others are free, among them ``params`` and
+``flops``, trainable weights and multiply-adds for one image. ``meta`` is a JSON string.
 Where isomorphic architectures share their results, the columns hold each result once and ``row``, ``(N,)``, says which
 one belongs to an architecture. A table of a part of a space says in ``member``, ``(N,)``, which architectures its rows
 are, by their index in the space.

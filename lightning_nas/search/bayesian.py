@@ -52,6 +52,9 @@ class BayesianSearch(SearchStrategy):
         refit_every: Fit anew and score all candidates after every so many evaluations. In between, the last fit rests
             on the new scores, too, but only the ``shortlist`` is scored: several times faster on a large pool.
         shortlist: Candidates of the highest acquisition values, kept from one fit to the next.
+        directions: With embeddings, the surrogate sees so many whitened principal components of their directions: for
+            modules that learn by cosine similarity, whose lengths mean little and a few of whose dimensions hold
+            nearly all variance. None for the embeddings as they are.
     """
 
     def __init__(
@@ -63,7 +66,13 @@ class BayesianSearch(SearchStrategy):
         winsorise: bool = True,
         refit_every: int = 1,
         shortlist: int = 1000,
+        directions: int | None = None,
     ) -> None:
+        if directions is not None and (encoding is not None or directions < 1):
+            raise UsageError(
+                f"BayesianSearch(directions={directions}, encoding={type(encoding).__name__}): expected a positive "
+                "number, and no encoding: directions are those of embeddings"
+            )
         if num_initial < 2:
             raise UsageError(f"BayesianSearch(num_initial={num_initial}): expected at least 2 evaluations to fit")
         if not 1 <= refit_every < shortlist:
@@ -77,6 +86,7 @@ class BayesianSearch(SearchStrategy):
         self.num_initial = num_initial
         self.winsorise = winsorise
         self.refit_every, self.shortlist = refit_every, shortlist
+        self.directions = directions
         self._last: _Fit | None = None
 
     @property
@@ -90,7 +100,7 @@ class BayesianSearch(SearchStrategy):
         unguided = pick_unvisited(history, len(pool), draws[:, 0])
         if int(history.count.min()) < self.num_initial:
             return unguided
-        features = pool.features(self.encoding)
+        features = pool.features(self.encoding, self.directions)
         seen = history.prefix(history.length)
         X, y, observed = self._evaluations(seen, features)
         fitted = self._fit(seen, features)

@@ -26,8 +26,8 @@ class CandidateBayesianSearch(SearchStrategy):
     ninety, predictions fall with the distance from what has been evaluated, so it stays where many good ones were.
     ``lightning_nas.search.bayesian.BayesianSearch`` does what one would do today.
 
-    The Cholesky factor grows with every evaluation and is never made anew: T queries of I views take (T I)² numbers of
-    eight bytes for each run.
+    The inverse Cholesky factor grows with every evaluation, in rounds of all runs (asynchronous searches make it anew
+    for each run): T queries of I views take (T I)² numbers of eight bytes for each run.
 
     Args:
         lengthscale: Of the kernel, in the units of the embedding.

@@ -32,7 +32,7 @@ class CandidatePool(Generic[A]):
         self._part = members is not None
         self.members: LongTensor = torch.arange(len(space)) if members is None else members  # type: ignore[assignment]
         self.embeddings = embeddings
-        self._features: dict[int, tuple[Encoding | None, Tensor]] = {}
+        self._features: dict[tuple[int, int | None], tuple[Encoding | None, Tensor]] = {}
         distinct = len(torch.unique(self.members)) if self._part else len(self)
         if distinct < len(self) or not _all_below(self.members, len(space)):
             raise SearchStateError(
@@ -69,7 +69,7 @@ class CandidatePool(Generic[A]):
         width = max(1, int((inside >= 0).sum(dim=1).max()))
         return inside.gather(1, order)[:, :width].contiguous()  # type: ignore[return-value]
 
-    def features(self, encoding: Encoding | None) -> Tensor:
+    def features(self, encoding: Encoding | None, directions: int | None = None) -> Tensor:
         """Inputs of a surrogate, centred and scaled to unit mean variance, ``(n, D)`` float32.
 
         One scale serves all dimensions, so that distances keep their proportions. An encoding whose ``scaled`` is False
@@ -77,12 +77,18 @@ class CandidatePool(Generic[A]):
 
         Args:
             encoding: How to encode the candidates; None for the embeddings of the trained module, means over views.
+            directions: With embeddings, their lengths left aside: so many leading principal components of the unit
+                vectors, each with variance one.
         """
         # By identity: two encodings of one class may differ in their arguments. Keeping the object keeps its id.
-        if id(encoding) not in self._features:
-            raw = self._raw_features(encoding)
-            self._features[id(encoding)] = encoding, _scaled(raw) if getattr(encoding, "scaled", True) else raw.float()
-        return self._features[id(encoding)][1]
+        key = id(encoding), directions
+        if key not in self._features:
+            if encoding is None and directions is not None:
+                raw = whitened_directions(self.views, directions).mean(dim=1)
+            else:
+                raw = self._raw_features(encoding)
+            self._features[key] = encoding, _scaled(raw) if getattr(encoding, "scaled", True) else raw.float()
+        return self._features[key][1]
 
     @property
     def views(self) -> Tensor:
@@ -106,6 +112,25 @@ class CandidatePool(Generic[A]):
 
 def _all_below(indices: Tensor, size: int) -> bool:
     return bool(((indices >= 0) & (indices < size)).all())
+
+
+def whitened_directions(embeddings: Tensor, count: int) -> Tensor:
+    """Leading principal components of unit vectors, centred and with variance one, ``(…, D)`` -> ``(…, count)``.
+
+    Raises:
+        SearchStateError: There are fewer dimensions.
+    """
+    if not 1 <= count <= embeddings.shape[-1]:
+        raise SearchStateError(
+            f"pool: got directions={count} of embeddings of {embeddings.shape[-1]} dimensions, expected 1 to as many"
+        )
+    points = torch.nn.functional.normalize(embeddings.double(), dim=-1).flatten(0, -2)
+    centred = points - points.mean(dim=0)
+    values, vectors = torch.linalg.eigh(centred.mT @ centred / len(centred))  # ascending
+    scale = values[-count:].clamp_min(1e-12 * values[-1]).sqrt()
+    components: Tensor = (centred @ vectors[:, -count:] / scale).flip(-1)
+    whitened: Tensor = components.view(*embeddings.shape[:-1], count)
+    return whitened
 
 
 def _scaled(features: Tensor) -> Tensor:

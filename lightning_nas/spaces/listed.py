@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from operator import index as as_int
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -24,7 +27,8 @@ class ListedNetworks(FiniteSpace[int]):
         networks: Dotted paths such as ``torchvision.models.resnet18`` or ``my_file.MyNetwork``, or
             ``{class_path: my_file.MyNetwork, init_args: {depth: 20}}``. Where the class or function has parameters
             named ``num_classes`` and ``in_channels`` that are not given, they are what the images need; the same goes
-            for other sizes, such as ``channels``.
+            for other sizes, such as ``channels``. What takes ``**kwargs`` instead needs ``init_args``: a network of
+            more classes has larger gradients.
 
     Raises:
         SpaceError: The list is empty, has something twice, or an entry cannot be imported.
@@ -48,6 +52,16 @@ class ListedNetworks(FiniteSpace[int]):
             raise SpaceError(f"ListedNetworks: got {twice or 'no networks'}, expected different networks, one or more")
         for entry in networks:
             _imported(_path(entry))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the source files that define the networks: what was computed of a network that was changed is old."""
+        total = hashlib.sha256()
+        for entry in self.networks:
+            module = sys.modules[inspect.unwrap(_imported(_path(entry))).__module__]
+            file = getattr(module, "__file__", None)  # none where it is built into Python
+            total.update(Path(file).read_bytes() if file else _path(entry).encode())
+        return total.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.networks)

@@ -66,6 +66,7 @@ def test_what_cannot_be_is_said(contrastive, tmp_path, capsys):
     for args, message in (
         (("--num_neighbors", "8"), "num_neighbors=8"),
         (("--num_train", "0"), "num_train=0"),
+        (("--perplexity", "32"), "below the 32 points"),
     ):
         with pytest.raises(SystemExit):
             type_it(contrastive, tmp_path, *args)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ import yaml
 from lightning_nas.callbacks.embeddings import EmbeddingWriter, assemble
 from lightning_nas.cli import main
 from lightning_nas.datamodules.cells import CellDataModule
+from lightning_nas.errors import UsageError
 from lightning_nas.modules.arch2vec import Arch2Vec
 from tests.contract import TinySpace, quiet_trainer
 
@@ -73,3 +76,13 @@ def test_networks_of_ones_own_are_embedded_beside_those_of_the_space(contrastive
             "tests.spaces.test_listed.Classifier(width=6)" if given == "--config" else "tests.spaces.test_listed.fixed"
         )
         assert saved["architecture"].tolist() == ["tests.spaces.test_listed.Classifier", second]
+
+
+def test_more_processes_than_networks():
+    def begin(processes):
+        trainer = SimpleNamespace(datamodule=SimpleNamespace(space=SPACE), world_size=processes)
+        EmbeddingWriter().setup(trainer, None, "predict")
+
+    begin(81)
+    with pytest.raises(UsageError, match="got 82 processes for 81 architectures of 'tiny'"):
+        begin(82)

@@ -168,3 +168,9 @@ def test_local_workers_survive_a_death(make, tmp_path, monkeypatch):
     data.prepare_data()
     assert (tmp_path / "troubled" / "died").exists()
     assert torch.equal(data.rows(torch.arange(40))[1], calm.rows(torch.arange(40))[1])
+
+
+def test_a_space_occurs_once(tmp_path):
+    twice = [NetworkSet(BuildableSpace()), NetworkSet(BuildableSpace(), {"channels": 4})]
+    with pytest.raises(UsageError, match="got the spaces buildable, buildable, expected each of them once"):
+        JacobianDataModule(twice, DigitsDataModule(), 8, folder=str(tmp_path))

@@ -200,3 +200,21 @@ def test_a_fit_is_kept_until_the_next_is_due_and_never_for_another_history(pool,
     members = [80, *range(1, 17)]
     strategy.propose(written([members], [scores[members].tolist()], capacity=20), pool)
     assert Counting.fits == 3
+
+
+def test_directions_reach_the_surrogate(tiny, written):
+    seen = []
+
+    class Watching(GaussianProcess):
+        def fit(self, X, y, observed, seeds):
+            seen.append(X)
+            return super().fit(X, y, observed, seeds)
+
+    embeddings = torch.randn(81, 6, generator=torch.Generator().manual_seed(0))
+    pool = CandidatePool(tiny, embeddings=embeddings)
+    history = written([[3, 9, 40]], [[90.0, 91.0, 88.0]], capacity=5)
+    BayesianSearch(Watching(), num_initial=2, directions=2).propose(history, pool)
+    assert torch.equal(seen[0][0], pool.features(None, 2)[[3, 9, 40]])
+    for wrong in ({"directions": 0}, {"directions": 2, "encoding": OneHotEncoding()}):
+        with pytest.raises(UsageError, match="directions are those of embeddings"):
+            BayesianSearch(GaussianProcess(), **wrong)

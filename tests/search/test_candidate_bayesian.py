@@ -110,12 +110,6 @@ def test_resumed_and_divided_it_is_the_same(make_benchmark, play, views, same):
     same(part, whole.rows([1, 3]))
 
 
-def test_failed_ones_teach_nothing(play, views):
-    history = play(CandidateBayesianSearch(num_initial=2), runs=4, capacity=15, over=views, failing=range(0, 81, 2))
-    assert int((history.status == 3).sum()) > 0
-    assert int(history.done.sum()) > 0
-
-
 def test_bad_arguments(tiny, written):
     for wrong in ({"lengthscale": 0.0}, {"noise": -1.0}, {"num_candidates": 0}, {"num_initial": 0}):
         with pytest.raises(UsageError, match="expected positive numbers"):

@@ -3,10 +3,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from lightning_nas.errors import SearchStateError
 from lightning_nas.search.history import SearchHistory
-from lightning_nas.search.pool import CandidatePool, pick_unvisited
+from lightning_nas.search.pool import CandidatePool, pick_unvisited, whitened_directions
 from lightning_nas.spaces.encodings import Encoding, OneHotEncoding
 
 
@@ -157,3 +158,24 @@ def test_an_empty_history_has_the_whole_pool_before_it():
     history = SearchHistory.empty(9, 3)
     draws = (torch.arange(9, dtype=torch.float64) + 0.5) / 9
     assert pick_unvisited(history, 9, draws).tolist() == list(range(9))
+
+
+def test_directions_are_whitened_components_of_unit_vectors(tiny):
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(81, 2, 5, generator=generator) * torch.tensor([9.0, 3.0, 1.0, 0.3, 0.1])
+    lengths = torch.rand(81, 2, 1, generator=generator) + 0.5
+    found = whitened_directions(embeddings, 3)
+    torch.testing.assert_close(whitened_directions(lengths * embeddings, 3), found)
+    flat = found.flatten(0, 1)
+    torch.testing.assert_close(flat.T @ flat / len(flat), torch.eye(3, dtype=torch.float64))
+    units = torch.nn.functional.normalize(embeddings.double(), dim=-1).flatten(0, 1).numpy()
+    expected = PCA(3, whiten=True).fit_transform(units) * (162 / 161) ** 0.5  # scikit-learn divides by n - 1
+    np.testing.assert_allclose(np.abs(flat), np.abs(expected), atol=1e-9)
+    pool = CandidatePool(tiny, embeddings=embeddings)
+    features = pool.features(None, 3)
+    assert features.shape == (81, 3)
+    mean = found.mean(dim=1)
+    torch.testing.assert_close(features, (mean / mean.var(dim=0, correction=0).mean().sqrt()).float())
+    assert not torch.equal(pool.features(None)[:, :3], features)  # the one does not stand for the other
+    with pytest.raises(SearchStateError, match="got directions=6 of embeddings of 5 dimensions"):
+        pool.features(None, 6)

@@ -77,3 +77,16 @@ def test_what_a_list_has_not():
     ):
         with pytest.raises(SpaceError, match=message):
             wrong()
+
+
+def test_what_was_computed_of_a_network_that_was_changed_is_old(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "changing_networks.py"
+    file.write_text("from torch import nn\ndef Net():\n    return nn.Flatten()\n")
+    space = ListedNetworks(["changing_networks.Net"])
+    before = space.fingerprint
+    assert ListedNetworks(["changing_networks.Net"]).fingerprint == before
+    file.write_text(file.read_text().replace("Flatten", "Identity"))
+    assert ListedNetworks(["changing_networks.Net"]).fingerprint != before
+    assert ListedNetworks(["torch.nn.Flatten"]).fingerprint != before
+    assert ListedNetworks(["builtins.dict"]).fingerprint  # without a source file
