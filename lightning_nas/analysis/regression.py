@@ -83,7 +83,7 @@ def regression(
     own = runs[0].method
     published = PUBLISHED.get(truth.dataset, {}) if runs[0].space.name == "nasbench201" and num_train == 500 else {}
     for (label, name), values in measured.items():
-        paper = published.get(name, "") if label == own == "ContrastiveEncoder" else ""
+        paper = published.get(name, "") if label == own == "Contrastive" else ""
         findings.rows.append(Row.of(values, label=label, metric=name, unit="", paper=paper, seeds=seeds))
     if published:
         findings.source, findings.reference_protocol = _SOURCE, _THEIRS

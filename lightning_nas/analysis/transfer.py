@@ -136,6 +136,6 @@ def _random_forest(seed: int, num_features: int) -> Any:
 
 def _paper(own: str, label: str, metric: str) -> str:
     for (source, target), (pearson, kendall) in PUBLISHED.items():
-        if label == own == "ContrastiveEncoder" and metric.startswith(f"{source} to {target},"):
+        if label == own == "Contrastive" and metric.startswith(f"{source} to {target},"):
             return {"Pearson": pearson, "Kendall": kendall}.get(metric.rpartition(": ")[2], "")
     return ""

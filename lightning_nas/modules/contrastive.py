@@ -90,6 +90,8 @@ class ContrastiveEncoder(LightningModule):
         torch.Size([5, 8])
     """
 
+    method = "Contrastive"  # as tables and the ledger have it
+
     def __init__(
         self,
         num_components: int,

@@ -17,7 +17,7 @@ def test_from_run_folders_to_files(contrastive, tmp_path):
     type_it(contrastive, tmp_path, "--dataset", "toy", "--num_train", "30", "--num_draws", "2")
     numbers = json.loads((tmp_path / "regression.json").read_text())
     found = {(row["label"], row["metric"]): row for row in numbers["rows"]}
-    labels = ("ContrastiveEncoder", "singular values", "largest singular value", "parameters", "multiply-adds")
+    labels = ("Contrastive", "singular values", "largest singular value", "parameters", "multiply-adds")
     metrics = ("Pearson", "Kendall", "Pearson, connected", "Kendall, connected")
     assert set(found) == {(label, metric) for label in labels for metric in metrics}
     assert all(row["n"] == 4 and -1 <= row["mean"] <= 1 for row in found.values())

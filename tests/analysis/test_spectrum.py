@@ -20,7 +20,7 @@ def test_from_a_run_folder_to_files(contrastive, tmp_path):
     rows = json.loads((tmp_path / "spectrum.json").read_text())["rows"]
     found = {(row["label"], row["metric"]): row for row in rows}
     assert len(found) == 2 * 2 * 2 * 2  # spaces, data sets, correlations, with and without those that are not connected
-    (run,) = load_runs([contrastive / "both0"], several_spaces=True)["ContrastiveEncoder"]
+    (run,) = load_runs([contrastive / "both0"], several_spaces=True)["Contrastive"]
     for networks in run.data.jacobian_sets():
         members, places = networks.members
         largest = networks.store.scores(torch.arange(networks.size), 2).norm(dim=-2)[..., 0].mean(dim=1)[places]

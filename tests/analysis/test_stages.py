@@ -58,7 +58,7 @@ def test_runs_whose_data_are_in_another_order_are_compared_on_the_same_networks(
     assert torch.equal(asked[0], asked[1])
     monkeypatch.undo()
     for folder in (contrastive / "one0", other):
-        (run,) = load_runs([folder])["ContrastiveEncoder"]
+        (run,) = load_runs([folder])["Contrastive"]
         (networks,) = data_of(run).jacobian_sets()
         members = asked[0]
         places = torch.tensor([networks.store.order.tolist().index(member) for member in members.tolist()])

@@ -31,7 +31,7 @@ def test_from_a_run_folder_to_files(contrastive, watched):
     assert np.shape(numbers["details"]["curves"]) == (8, 3)
     assert (watched / "trajectories.pdf").is_file()
     (folder,) = watched.glob("networks-*")
-    (run,) = load_runs([contrastive / "one0"])["ContrastiveEncoder"]
+    (run,) = load_runs([contrastive / "one0"])["Contrastive"]
     (networks,) = run.data.jacobian_sets()
     for member in numbers["details"]["members"]:
         with np.load(folder / f"{member}.npz") as saved:

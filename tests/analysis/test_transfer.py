@@ -19,13 +19,13 @@ def test_from_run_folders_to_files(contrastive, tmp_path):
     assert numbers["space"] == "buildable_second"
     ways = product(("buildable", "second"), ("buildable", "second"), ("toy", "other"))
     pairs = [f"{source} to {target}, {data}" for source, target, data in ways]
-    for label in ("ContrastiveEncoder", "singular values", "parameters"):
+    for label in ("Contrastive", "singular values", "parameters"):
         for pair in pairs:
             assert found[label, f"{pair}: Pearson"]["n"] == 2
             assert -1 <= found[label, f"{pair}: Kendall"]["mean"] <= 1
     # The second space has a network without a path, which need not be among those tested in every run.
-    first = found["ContrastiveEncoder", "second to buildable, toy: Pearson"]["mean"]
-    assert first == found["ContrastiveEncoder", "second to buildable, toy: Pearson, connected"]["mean"]
+    first = found["Contrastive", "second to buildable, toy: Pearson"]["mean"]
+    assert first == found["Contrastive", "second to buildable, toy: Pearson, connected"]["mean"]
     for pair in product(("buildable", "second"), ("buildable", "second")):  # these accuracies are numbers of weights
         assert found["parameters", f"{pair[0]} to {pair[1]}, other: Kendall"]["mean"] > 0.7
     for space, split in (("buildable", "test"), ("second", "valid")):

@@ -49,17 +49,17 @@ def test_agreement_of_one_number_is_none():
 
 
 def test_architectures_share_their_canonical_networks_features(contrastive):
-    (run,) = load_runs([contrastive / "one0"])["ContrastiveEncoder"]
+    (run,) = load_runs([contrastive / "one0"])["Contrastive"]
     (networks,) = data_of(run).jacobian_sets()
     truth = read_accuracies(run.space, str(contrastive / "buildable.npz"), "toy", None, None)
     views = network_views(run, networks, truth)
     assert torch.equal(views.scores, truth.values)
     assert views.connected.all()
     assert {label: tuple(kind.values.shape) for label, kind in views.features.items()} == {
-        "ContrastiveEncoder": (45, 2, 4), "singular values": (45, 2, 8), "largest singular value": (45, 2, 1),
+        "Contrastive": (45, 2, 4), "singular values": (45, 2, 8), "largest singular value": (45, 2, 1),
         "parameters": (81, 2, 1), "multiply-adds": (81, 2, 1),
     }  # fmt: skip
-    values, rows = views.features["ContrastiveEncoder"]
+    values, rows = views.features["Contrastive"]
     torch.testing.assert_close(values.mean(dim=1)[rows], run.embeddings)
     weights = [count_parameters(run.space.build(run.space.canonical(arch))) for arch in run.space]
     assert views.features["parameters"].values[:, 1, 0].tolist() == weights
@@ -91,7 +91,7 @@ def test_nothing_that_was_fitted_is_predicted():
 
 
 def test_disconnected_architectures_are_known(contrastive):
-    (run,) = load_runs([contrastive / "both0"], several_spaces=True)["ContrastiveEncoder"]
+    (run,) = load_runs([contrastive / "both0"], several_spaces=True)["Contrastive"]
     second = data_of(run).jacobian_sets()[1]
     views = network_views(
         run, second, read_accuracies(second.space, str(contrastive / "second.npz"), "toy", None, None)
