@@ -227,8 +227,8 @@ def density_panels(
         for hexes in drawn:
             hexes.set_norm(norm)
         figure.colorbar(drawn[-1], ax=axes.tolist(), label="cells", shrink=0.82, pad=0.01)
-        if note:
-            figure.supxlabel(note, fontsize=6.5, color="#555555")
+        if note:  # below everything: panels as high as wide leave the layout no say in where they end
+            figure.text(0.5, -0.01, note, fontsize=6.5, color="#555555", ha="center", va="top")
     return figure
 
 
