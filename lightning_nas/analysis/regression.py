@@ -10,7 +10,16 @@ import numpy as np
 from lightning_nas.analysis.figures import density_panels
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import every_run, load_runs, read_accuracies
-from lightning_nas.analysis.views import agreement, data_of, described, fitted, network_views, predicted, split
+from lightning_nas.analysis.views import (
+    agreement,
+    data_of,
+    described,
+    fitted,
+    jacobian_features,
+    network_views,
+    predicted,
+    split,
+)
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 
@@ -68,7 +77,7 @@ def regression(
     panels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for number, member in enumerate(runs):
         (networks,) = data_of(member).jacobian_sets()
-        views = network_views(member, networks, truth)
+        views = network_views(member, networks, truth, jacobian_features(member, networks))
         for draw in range(num_draws):
             train, unseen = split(views, num_train, (seed, number, draw))
             for label, features in views.features.items():

@@ -9,7 +9,7 @@ import numpy as np
 from lightning_nas.analysis.figures import scatter_panels
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import every_run, load_runs, read_accuracies
-from lightning_nas.analysis.views import data_of, described, network_views
+from lightning_nas.analysis.views import data_of, described, jacobian_features, network_views
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 
@@ -50,7 +50,7 @@ def spectrum(
         for networks in data.jacobian_sets():
             truth = read_accuracies(networks.space, None, dataset, None, data_dir)
             sources.append(f"{networks.space.name}, {dataset}: {truth.split}, {truth.epochs} epochs")
-            views = network_views(runs[0], networks, truth, embedded=False)
+            views = network_views(runs[0], networks, truth, jacobian_features(runs[0], networks, embedded=False))
             values, rows = views.features["largest singular value"]
             largest = values.mean(dim=1)[rows, 0].numpy()
             actual, linked = views.scores.numpy(), views.connected.numpy()

@@ -16,6 +16,7 @@ from lightning_nas.analysis.views import (
     data_of,
     described,
     fitted,
+    jacobian_features,
     network_views,
     predicted,
     split,
@@ -68,8 +69,9 @@ def transfer(
         raise UsageError(f"analyze transfer: got runs of {' and '.join(groups)}, expected seeds of one method")
     measured: dict[tuple[str, str], list[float]] = {}
     for number, member in enumerate(runs):
+        features = [jacobian_features(member, networks) for networks in data_of(member).jacobian_sets()]
         for place, dataset in enumerate(datasets):
-            found = _every_pair(member, dataset, (num_train, num_test), (seed, number, place), data_dir)
+            found = _every_pair(member, features, dataset, (num_train, num_test), (seed, number, place), data_dir)
             for key, value in found.items():
                 measured.setdefault(key, []).append(value)
     findings = Findings("transfer", "Prediction within and across spaces", [], "", "", {})
@@ -100,13 +102,19 @@ def transfer(
 
 
 def _every_pair(
-    run: TrainedRun, dataset: str, counts: tuple[int, int], entropy: tuple[int, ...], data_dir: str | None
+    run: TrainedRun,
+    shown: list[dict[str, Tensor]],
+    dataset: str,
+    counts: tuple[int, int],
+    entropy: tuple[int, ...],
+    data_dir: str | None,
 ) -> dict[tuple[str, str], float]:
     """Pearson and Kendall for every source, target and kind of features; one forest for each source."""
     num_train, num_test = counts
     spaces: dict[str, tuple[NetworkViews, Tensor, Tensor]] = {}
     for place, networks in enumerate(data_of(run).jacobian_sets()):
-        views = network_views(run, networks, read_accuracies(networks.space, None, dataset, None, data_dir))
+        truth = read_accuracies(networks.space, None, dataset, None, data_dir)
+        views = network_views(run, networks, truth, shown[place])
         train, unseen = split(views, num_train, (*entropy, place))
         if not 2 <= num_test <= len(unseen):
             raise UsageError(

@@ -51,14 +51,29 @@ class NetworkViews(NamedTuple):
     features: dict[str, Features]
 
 
-def network_views(run: TrainedRun, networks: JacobianSet, truth: Accuracies, embedded: bool = True) -> NetworkViews:
-    """What a trained run, and what its data without it, show of the networks of one space.
+def jacobian_features(run: TrainedRun, networks: JacobianSet, embedded: bool = True) -> dict[str, Tensor]:
+    """What is seen in the Jacobians of a set's M networks, by a trained run and without it, ``(M, I, d)`` each.
+
+    Args:
+        run: The run.
+        networks: The networks of its data.
+        embedded: Whether the run's own embedding is wanted.
+    """
+    singular = _singular_values(data_of(run), networks)
+    found = {run.method: view_embeddings(run.module, data_of(run), networks)} if embedded else {}
+    return {**found, "singular values": singular, "largest singular value": singular[..., :1]}
+
+
+def network_views(
+    run: TrainedRun, networks: JacobianSet, truth: Accuracies, features: dict[str, Tensor]
+) -> NetworkViews:
+    """All that a regression may be given of the networks of one space, and their accuracies.
 
     Args:
         run: The run.
         networks: The networks of its data.
         truth: Their accuracies.
-        embedded: Whether the run's own embedding is wanted.
+        features: What :func:`jacobian_features` made of them.
 
     Raises:
         UsageError: No architecture has a Jacobian and an accuracy.
@@ -74,10 +89,6 @@ def network_views(run: TrainedRun, networks: JacobianSet, truth: Accuracies, emb
         )
     connected = getattr(networks.space, "connected", torch.ones(len(networks.space), dtype=torch.bool))
     places, asked = places[known], position[members[known]]
-    singular = _singular_values(data_of(run), networks)
-    features = {"singular values": singular, "largest singular value": singular[..., :1]}
-    if embedded:
-        features = {run.method: view_embeddings(run.module, data_of(run), networks), **features}
     shown = {label: Features(values, places) for label, values in features.items()}
     # What an architecture costs itself, where the table says it: its canonical form may have fewer operations.
     costs = networks.store.costs(networks.size).double()[places] if truth.costs is None else truth.costs[asked]

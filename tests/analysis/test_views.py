@@ -13,6 +13,7 @@ from lightning_nas.analysis.views import (
     agreement,
     data_of,
     fitted,
+    jacobian_features,
     network_views,
     predicted,
     split,
@@ -52,7 +53,7 @@ def test_architectures_share_their_canonical_networks_features(contrastive):
     (run,) = load_runs([contrastive / "one0"])["Contrastive"]
     (networks,) = data_of(run).jacobian_sets()
     truth = read_accuracies(run.space, str(contrastive / "buildable.npz"), "toy", None, None)
-    views = network_views(run, networks, truth)
+    views = network_views(run, networks, truth, jacobian_features(run, networks))
     assert torch.equal(views.scores, truth.values)
     assert views.connected.all()
     assert {label: tuple(kind.values.shape) for label, kind in views.features.items()} == {
@@ -64,7 +65,7 @@ def test_architectures_share_their_canonical_networks_features(contrastive):
     weights = [count_parameters(run.space.build(run.space.canonical(arch))) for arch in run.space]
     assert views.features["parameters"].values[:, 1, 0].tolist() == weights
     told = replace(truth, costs=torch.rand(81, 2, dtype=torch.float64))
-    own = network_views(run, networks, told).features
+    own = network_views(run, networks, told, {}).features
     assert torch.equal(own["multiply-adds"].values[:, 0, 0], told.costs[:, 1])  # what a table says goes first
     assert torch.equal(views.networks, views.networks[run.space.representatives])
     values = views.features["singular values"].values
@@ -93,9 +94,8 @@ def test_nothing_that_was_fitted_is_predicted():
 def test_disconnected_architectures_are_known(contrastive):
     (run,) = load_runs([contrastive / "both0"], several_spaces=True)["Contrastive"]
     second = data_of(run).jacobian_sets()[1]
-    views = network_views(
-        run, second, read_accuracies(second.space, str(contrastive / "second.npz"), "toy", None, None)
-    )
+    truth = read_accuracies(second.space, str(contrastive / "second.npz"), "toy", None, None)
+    views = network_views(run, second, truth, {})
     assert views.connected.tolist() == [index != 5 for index in range(81)]
 
 
