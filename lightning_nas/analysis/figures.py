@@ -351,6 +351,8 @@ def scatter_panels(
         labels: Of the two axes.
         across: Panels in a row.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     with style():
         rows = -(-len(panels) // across)
         figure = styled(2.9 * across + 0.2, 2.6 * rows + 0.2)
@@ -364,6 +366,9 @@ def scatter_panels(
                 linewidths=0, color=PALETTE[0], rasterized=True,
             )  # fmt: skip
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
             _titles(ax, title, f"{text} · {1 - inside.mean():.1%} not shown")
             ax.set_xlabel(labels[0])
             ax.set_ylabel(labels[1])
