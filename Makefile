@@ -39,7 +39,8 @@ lint: $(VENV)/.dev  ## Check style, types and spelling
 	$(BIN)/codespell --skip 'runs,build,dist,*.egg-info'
 
 bench: $(VENV)/.dev  ## Run every comparison in tests/bench
-	@set -e; for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in tests/bench/bench_*.py; do echo "== $$file"; \
+		$(BIN)/python -m tests.bench.$$(basename $$file .py); done
 
 PRETRAIN := $(foreach space,nasbench101 nasbench201 darts,$(space) $(space)_vgae $(space)_gae) \
 	nasbench101_joint darts_joint

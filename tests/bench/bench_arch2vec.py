@@ -1,6 +1,6 @@
 """arch2vec on NAS-Bench-201 against plain loops as research code has them, on one thread.
 
-``python bench_arch2vec.py``: time until 99.9 % of the held-out cells come back as whole graphs, to embed the space, and
+``python -m tests.bench.bench_arch2vec``: time until 99.9 % of the held-out cells come back as whole graphs, to embed the space, and
 to decode 10,000 latent points and test which are valid and distinct. The loops train on batches of 32 (dropout
 0.3 and noise in the first epoch only), embed one graph per forward pass, and decode and hash one point after the other.
 """
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from keeping import Times
 from torch import Tensor, nn
 
 from lightning_nas.datamodules.cells import CellDataModule
@@ -20,6 +19,7 @@ from lightning_nas.metrics import validity_and_uniqueness
 from lightning_nas.modules.arch2vec import Arch2Vec, one_cycle, one_hot
 from lightning_nas.spaces.base import CellGraph
 from lightning_nas.spaces.nasbench201 import NASBench201
+from tests.bench.keeping import Times
 
 REPEATS, SAMPLES, SINGLE = 3, 10_000, 300
 TARGET, LIMIT = 0.999, 15  # share of whole graphs; epochs after which the plain loop gives up

@@ -1,6 +1,6 @@
 """Projected Jacobians against plain code, on one thread.
 
-``python bench_jacobian.py``: one initialisation's Jacobian of random NAS-Bench-201 networks at full size (16
+``python -m tests.bench.bench_jacobian``: one initialisation's Jacobian of random NAS-Bench-201 networks at full size (16
 channels, 5 cells per stage, 256 images), projected; the plain version differentiates with respect to everything and
 decomposes the whole matrix. Both in turn, network by network; the median ratio counts.
 """
@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from keeping import Times
 from torch import Tensor, nn
 
 from lightning_nas.nn.jacobian import input_jacobian, principal_scores
 from lightning_nas.spaces.nasbench201 import NASBench201
+from tests.bench.keeping import Times
 
 NETWORKS, IMAGES, COMPONENTS = 7, 256, 256
 

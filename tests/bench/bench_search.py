@@ -1,6 +1,6 @@
 """Seconds per query of searches on one-hot NAS-Bench-201, batched over runs and as a plain loop over runs.
 
-``python bench_search.py``; the scores are made up, so no table is needed. The loop does what research code does: one
+``python -m tests.bench.bench_search``; the scores are made up, so no table is needed. The loop does what research code does: one
 run after the other, a network trained with autograd and ``torch.optim``, one Cholesky factor per point of the grid.
 Two more loops go about it as the code that came with arXiv 2006.06936 does: DNGO in batches of ten with Nelder-Mead and
 windows of 200 candidates, and REINFORCE with the whole table sorted at every step. CPU seconds of one thread, which
@@ -15,7 +15,6 @@ import warnings
 import numpy as np
 import torch
 from botorch.exceptions.warnings import NumericsWarning
-from keeping import Times
 from scipy.optimize import fmin
 from torch import nn
 
@@ -28,6 +27,7 @@ from lightning_nas.search.random import RandomSearch
 from lightning_nas.search.reinforce import Reinforce
 from lightning_nas.spaces.encodings import OneHotEncoding
 from lightning_nas.spaces.nasbench201 import NASBench201
+from tests.bench.keeping import Times
 
 RUNS, LOOP_RUNS, REPEATS = 10, 2, 3
 LENGTHS = (16, 58, 99)  # evaluations before the query; Simpson's rule over them gives a whole search

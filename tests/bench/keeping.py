@@ -1,4 +1,4 @@
-"""Times of ``make bench`` for the ledger: ``python tests/bench/bench_….py --record docs/results``."""
+"""Times of ``make bench`` for the ledger: ``python -m tests.bench.bench_… --record docs/results``."""
 
 import sys
 import time
@@ -42,7 +42,7 @@ class Times:
         result = Result(
             name=f"speed/{self.name}", title=self.title, source="none: our own comparison",
             reference_protocol=f"{self.plain}, in the same process", our_protocol="one thread; medians",
-            scale=scale, command=f"python tests/bench/{origin['command']}", commit=origin["commit"],
+            scale=scale, command=f"python -m tests.bench.{origin['command'].replace('.py', '')}", commit=origin["commit"],
             versions=origin["versions"], date=datetime.now(UTC).date().isoformat(),
             seconds=time.perf_counter() - self.started, notes=self.notes, rows=tuple(self.rows),
         )  # fmt: skip
