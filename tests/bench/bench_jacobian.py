@@ -1,7 +1,7 @@
 """Projected Jacobians against plain code, on one thread.
 
-``python -m tests.bench.bench_jacobian``: one initialisation's Jacobian of random NAS-Bench-201 networks at full size (16
-channels, 5 cells per stage, 256 images), projected; the plain version differentiates with respect to everything and
+``python -m tests.bench.bench_jacobian``: one initialisation's Jacobian of random NAS-Bench-201 networks at full size
+(16 channels, 5 cells per stage, 256 images), projected; the plain version differentiates with respect to everything and
 decomposes the whole matrix. Both in turn, network by network; the median ratio counts.
 """
 

@@ -1,4 +1,6 @@
-"""What the live benchmark costs beside a bare PyTorch loop, and what a second worker brings: ``python -m tests.bench.bench_live``.
+"""What the live benchmark costs beside a bare PyTorch loop, and what a second worker brings.
+
+``python -m tests.bench.bench_live``.
 
 The bare loop is what one would write in a good script: one network after the other, ``torch.optim``, the same images,
 augmentation, steps and accuracies, everything vectorised. The live benchmark adds worker processes, the store, and the

@@ -39,10 +39,11 @@ class Times:
         if "--record" not in sys.argv:
             return
         origin = provenance()
+        typed = origin["command"].replace(".py", "")
         result = Result(
             name=f"speed/{self.name}", title=self.title, source="none: our own comparison",
             reference_protocol=f"{self.plain}, in the same process", our_protocol="one thread; medians",
-            scale=scale, command=f"python -m tests.bench.{origin['command'].replace('.py', '')}", commit=origin["commit"],
+            scale=scale, command=f"python -m tests.bench.{typed}", commit=origin["commit"],
             versions=origin["versions"], date=datetime.now(UTC).date().isoformat(),
             seconds=time.perf_counter() - self.started, notes=self.notes, rows=tuple(self.rows),
         )  # fmt: skip
