@@ -1,8 +1,9 @@
 """arch2vec on NAS-Bench-201 against plain loops as research code has them, on one thread.
 
 ``python -m tests.bench.bench_arch2vec``: time until 99.9 % of the held-out cells come back as whole graphs, to embed
-the space, and to decode 10,000 latent points and test which are valid and distinct. The loops train on batches of 32 (dropout
-0.3 and noise in the first epoch only), embed one graph per forward pass, and decode and hash one point after the other.
+the space, and to decode 10,000 latent points and test which are valid and distinct. The loops train on batches of 32
+(dropout 0.3 and noise in the first epoch only), embed one graph per forward pass, and decode and hash one point after
+the other.
 """
 
 import hashlib

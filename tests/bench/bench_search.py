@@ -1,10 +1,10 @@
 """Seconds per query of searches on one-hot NAS-Bench-201, batched over runs and as a plain loop over runs.
 
-``python -m tests.bench.bench_search``; the scores are made up, so no table is needed. The loop does what research code
-does: one run after the other, a network trained with autograd and ``torch.optim``, one Cholesky factor per point of the grid.
-Two more loops go about it as the code that came with arXiv 2006.06936 does: DNGO in batches of ten with Nelder-Mead and
-windows of 200 candidates, and REINFORCE with the whole table sorted at every step. CPU seconds of one thread, which
-other work on the machine disturbs less than the clock on the wall.
+``python -m tests.bench.bench_search``; the scores are made up, so no table is needed. The loop does what research
+code does: one run after the other, a network trained with autograd and ``torch.optim``, one Cholesky factor per point
+of the grid. Two more loops go about it as the code that came with arXiv 2006.06936 does: DNGO in batches of ten with
+Nelder-Mead and windows of 200 candidates, and REINFORCE with the whole table sorted at every step. CPU seconds of one
+thread, which other work on the machine disturbs less than the clock on the wall.
 """
 
 import math
