@@ -49,9 +49,10 @@ def keep_embeddings(folder):
     """Makes the callback write down what it searches with; runs in the process that searches."""
     original = SearchCallback._search
 
-    def watch(self, trainer, pl_module):
-        torch.save(self._embeddings, folder / f"embeddings-{trainer.world_size}-{trainer.global_rank}.pt")
-        original(self, trainer, pl_module)
+    def watch(self, trainer, pl_module, embeddings, embedded):
+        torch.save(embeddings, folder / f"embeddings-{trainer.world_size}-{trainer.global_rank}.pt")
+        assert embedded.tolist() == [1.0] * 81
+        original(self, trainer, pl_module, embeddings, embedded)
 
     SearchCallback._search = watch
 
