@@ -27,7 +27,8 @@ TARGET, LIMIT = 0.999, 15  # share of whole graphs; epochs after which the plain
 BATCH, RATE, EPOCHS, EVERY = 64, 1e-2, 3, 55  # ours; accuracy is looked at every so many steps
 NOTES = (
     "0.2 s were asked for embedding the space. It is 20 GFLOP in float32 for the five layers, and one core of the "
-    "machine does 65 to 100 GFLOP in a second; doing one more layer by kinds of vertices saved nothing measurable.",
+    "machine does 50 to 100 GFLOP in a second, as busy as its host is (0.27 s were measured the day before); doing one "
+    "more layer by kinds of vertices saved nothing measurable.",
 )
 
 
