@@ -23,15 +23,16 @@ class Times:
         self.name, self.title, self.plain, self.notes = name, title, plain, notes
         self.rows, self.started = [], time.perf_counter()
 
-    def add(self, label, ours, other, unit="s"):
-        """One line: our time and the other side's, measured in the same run."""
-        sys.stdout.write(f"{label}: {ours:.3f} {unit}, {self.plain} {other:.3g} {unit}, ratio {ours / other:.3f}\n")
+    def add(self, label, ours, other, unit="s", ratio=None):
+        """One line: our time and the other side's, measured in the same run; their ratio, unless another is given."""
+        ratio = ours / other if ratio is None else ratio
+        sys.stdout.write(f"{label}: {ours:.3f} {unit}, {self.plain} {other:.3g} {unit}, ratio {ratio:.3f}\n")
         sys.stdout.flush()
         text = {"label": label, "paper": "", "seeds": "one run"}
         self.rows += [
             Row.of([ours], metric="ours", unit=unit, **text),
             Row.of([other], metric=self.plain, unit=unit, **text),
-            Row.of([ours / other], metric="ratio", unit="", **text),
+            Row.of([ratio], metric="ratio", unit="", **text),
         ]
 
     def keep(self, scale):
