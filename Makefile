@@ -18,10 +18,10 @@ PIP := $(BIN)/python -m pip install $(PIP_ARGS)
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench pretrain clean
+.PHONY: help install demo test lint bench pretrain table3 clean
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: $(VENV)/.dev  ## Make .venv with everything for development
 
@@ -51,6 +51,13 @@ pretrain: $(VENV)/.run  ## Table 1 of arch2vec: 11 models with 3 seeds each into
 			--config arch2vec/$$model --run_dir $$run --ckpt_path last --seed_everything $$seed \
 			--model.init_args.seed $$seed --data.init_args.seed $$seed $(ARGS); done; done
 	$(BIN)/lightning-nas report runs/table1 --record docs/results --ledger
+
+table3: $(VENV)/.run  ## Table 3 of arch2vec: all searches with five pre-trained modules into the ledger; continues where it was stopped
+	@set -e; for seed in 0 1 2 3 4; do run=runs/table3/$$seed; \
+		test -e $$run/imagenet16/summary.md || $(BIN)/lightning-nas fit \
+			--config arch2vec/nasbench201_table3 --run_dir $$run --ckpt_path last --seed_everything $$seed \
+			--model.init_args.seed $$seed --data.init_args.seed $$seed $(ARGS); done
+	$(BIN)/lightning-nas report runs/table3 --record docs/results --ledger
 
 clean:  ## Remove caches and build outputs; .venv and runs stay
 	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -51,7 +51,9 @@ class SearchCallback(Callback):
             workers of a live benchmark busy when trainings differ in length. Queries are then counted in the order of
             arrival, which is kept: a search that goes on does so from the same scores. Several processes wait for each
             other after every score, so a live benchmark belongs in one: its workers are what runs side by side.
-        seed: Seed of the search; run r draws from (seed, r, query), so strategies share their random starts.
+        seed: Seed of the search; run r draws from (seed, r, query), so strategies share their random starts. None for
+            that of the trained module: then modules that differ in their seed are searched with different draws, and
+            the ledger takes them together.
         ledger: What the published numbers are, for ``lightning-nas report --record``: name, title, source,
             reference_protocol, our_protocol, scale, notes, published, paired, at, not_run.
         folder: Folder within the run folder for all that the search leaves, where a configuration has several
@@ -66,7 +68,7 @@ class SearchCallback(Callback):
         num_runs: int = 1,
         batch_size: int = 1,
         asynchronous: bool = False,
-        seed: int = 0,
+        seed: int | None = 0,
         ledger: dict[str, Any] | None = None,
         folder: str | None = None,
     ) -> None:
@@ -87,7 +89,8 @@ class SearchCallback(Callback):
             )
         self.benchmark = benchmark
         self.strategies = strategies
-        self.num_queries, self.num_runs, self.batch_size, self.seed = num_queries, num_runs, batch_size, seed
+        self.num_queries, self.num_runs, self.batch_size = num_queries, num_runs, batch_size
+        self.seed: int = -1 if seed is None else seed  # -1 until the module is known
         self.asynchronous = asynchronous
         self.ledger = ledger
         self.folder = folder
@@ -105,6 +108,8 @@ class SearchCallback(Callback):
         searches = stage == "fit" or getattr(trainer, "searching", False)
         if trainer.fast_dev_run or not searches:  # type: ignore[attr-defined]
             return
+        if self.seed < 0:
+            self.seed = _module_seed(pl_module)
         space = getattr(getattr(trainer, "datamodule", None), "space", None)
         if space != self.benchmark.space:
             raise UsageError(
@@ -382,6 +387,16 @@ class SearchCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop the benchmark's workers, also after Ctrl-C."""
         self.benchmark.close()
+
+
+def _module_seed(module: LightningModule) -> int:
+    seed = module.hparams.get("seed")
+    if not isinstance(seed, int) or seed < 0:
+        raise UsageError(
+            f"SearchCallback(seed=None): {type(module).__name__} has the seed {seed!r}, expected a number from 0 on; "
+            "give the search a seed of its own"
+        )
+    return seed
 
 
 def _fingerprint(module: LightningModule) -> str:

@@ -342,13 +342,17 @@ def _pool(rows: Sequence[Row]) -> Row:
     within = sum((row.n - 1) * (row.std or 0.0) ** 2 for row in rows)
     squares = within + sum(row.n * (one - mean) ** 2 for row, one in zip(rows, means, strict=True))
     values = tuple(value for row in rows for value in row.values)
+    notes = _distinct(row.note for row in rows if row.note)
+    if n > len(rows):  # groups of runs, for example those of one trained module each
+        texts = " / ".join(f"{one:.{_digits(first)}f}" for one in means)
+        notes = [f"means of the {len(rows)} parts {texts}"]
     return replace(
         first,
         mean=mean,
         std=math.sqrt(squares / (n - 1)),
         n=n,
         seeds="; ".join(seeds),
-        note="; ".join(_distinct(row.note for row in rows if row.note)),
+        note="; ".join(notes),
         values=values if len(values) == n else (),
     )
 
