@@ -138,7 +138,11 @@ class FiniteSpace(SearchSpace[A], Sequence[A]):
 
     def all_graphs(self) -> CellGraph:
         """Graphs of all members in order, shapes ``(N, V)`` and ``(N, V, V)``."""
-        ops, adjacency = zip(*(self.graph(arch) for arch in self), strict=True)
+        return self.graphs_at(torch.arange(len(self)))  # type: ignore[arg-type]
+
+    def graphs_at(self, members: LongTensor) -> CellGraph:
+        """Graphs of some members by index, ``(n,)`` -> ``(n, V)`` and ``(n, V, V)``."""
+        ops, adjacency = zip(*(self.graph(self[index]) for index in members.tolist()), strict=True)
         return CellGraph(torch.stack(ops), torch.stack(adjacency))
 
     def neighbor_table(self) -> LongTensor:

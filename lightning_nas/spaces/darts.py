@@ -197,6 +197,10 @@ class DARTSCell(FiniteSpace[Cell]):
         """Graphs of all members in order, shapes ``(N, 11)`` and ``(N, 11, 11)``."""
         return darts_cells.graphs_of(self.codes)
 
+    def graphs_at(self, members: LongTensor) -> CellGraph:
+        """Graphs of some members by index, ``(n,)`` -> ``(n, 11)`` and ``(n, 11, 11)``."""
+        return darts_cells.graphs_of(self.codes[members])
+
     def from_graph(self, graph: CellGraph) -> Cell:
         """The inverse of :meth:`graph`, a block's operations in any order; raises ``SpaceError`` for another graph."""
         return _from_graph(self.name, graph)

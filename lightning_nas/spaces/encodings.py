@@ -49,10 +49,32 @@ class OneHotEncoding(Encoding):
 
     def encode(self, space: SearchSpace[Any]) -> Tensor:
         """Features of all members, ``(N, sum of choices)``."""
+        return self.encode_members(space, None)
+
+    def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
+        """Features of some members, ``(n, sum of choices)``."""
         if not isinstance(space, CategoricalSpace):
             raise EncodingError(f"OneHotEncoding: got the space {space.name!r}, expected one of categorical choices")
-        columns = [F.one_hot(space.codes[:, position], len(choices)) for position, choices in enumerate(space.choices)]
+        codes = space.codes if members is None else space.codes[members]
+        columns = [F.one_hot(codes[:, position], len(choices)) for position, choices in enumerate(space.choices)]
         return torch.cat(columns, dim=1).float()
+
+
+class OperationCounts(Encoding):
+    """How often each operation occurs in the cell, wherever it stands.
+
+    Example:
+        >>> OperationCounts().encode(NASBench201()).shape  # input, five operations, output
+        torch.Size([15625, 7])
+    """
+
+    def encode(self, space: SearchSpace[Any]) -> Tensor:
+        """Features of all members, ``(N, K)``."""
+        return self.encode_members(space, None)
+
+    def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
+        """Features of some members, ``(n, K)``."""
+        return _graphs(self, space, members)[0].sum(dim=1).float()
 
 
 class PathEncoding(Encoding):
@@ -65,9 +87,13 @@ class PathEncoding(Encoding):
 
     def encode(self, space: SearchSpace[Any]) -> Tensor:
         """Features of all members, ``(N, 155)`` for NAS-Bench-201."""
+        return self.encode_members(space, None)
+
+    def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
+        """Features of some members, ``(n, 155)`` for NAS-Bench-201."""
         if not isinstance(space, NASBench201):
             raise EncodingError(f"PathEncoding: got the space {space.name!r}, expected nasbench201")
-        return space.path_encoding(space.codes)
+        return space.path_encoding(space.codes if members is None else space.codes[members])
 
 
 class AdjacencyEncoding(Encoding):
@@ -120,5 +146,5 @@ def _graphs(encoding: Encoding, space: SearchSpace[Any], members: LongTensor | N
     """One-hot labels ``(n, V, K)`` and adjacency ``(n, V, V)``, both bool: a byte each while there are many."""
     if not isinstance(space, FiniteSpace):
         raise EncodingError(f"{type(encoding).__name__}: got the space {space.name!r}, expected one that is numbered")
-    ops, adjacency = (part if members is None else part[members] for part in space.all_graphs())
+    ops, adjacency = space.all_graphs() if members is None else space.graphs_at(members)
     return ops[..., None] == torch.arange(len(space.vertex_labels)), adjacency.bool()  # -1, padding, is no label

@@ -129,7 +129,11 @@ class NASBench101(FiniteSpace[Cell]):
         """Graphs of all members in order, shapes ``(N, 7)`` and ``(N, 7, 7)``."""
         return self._graphs(slice(None))
 
-    def _graphs(self, members: slice) -> CellGraph:
+    def graphs_at(self, members: LongTensor) -> CellGraph:
+        """Graphs of some members by index, ``(n,)`` -> ``(n, 7)`` and ``(n, 7, 7)``."""
+        return self._graphs(members.numpy())
+
+    def _graphs(self, members: slice | np.ndarray) -> CellGraph:
         masks, numbers = self._cells.masks[members], self._cells.numbers[members]
         last, vertex = vertices_of(masks)[:, None] - 1, np.arange(MAX_VERTICES)
         ops = np.where(vertex < last, digits_of(numbers) + 1, np.where(vertex == last, _OUTPUT, -1))

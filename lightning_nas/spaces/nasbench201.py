@@ -105,6 +105,10 @@ class NASBench201(CategoricalSpace):
         """Graphs of all members in order, shapes ``(N, 8)`` and ``(N, 8, 8)``."""
         return self._graphs(self.codes)
 
+    def graphs_at(self, members: LongTensor) -> CellGraph:
+        """Graphs of some members by index, ``(n,)`` -> ``(n, 8)`` and ``(n, 8, 8)``."""
+        return self._graphs(self.codes[members])
+
     def from_graph(self, graph: CellGraph) -> Codes:
         """The inverse of :meth:`graph`; raises ``SpaceError`` when labels or wiring are not those of a cell."""
         if graph.ops.shape != (self.num_vertices,) or not torch.equal(graph.adjacency.bool(), self._adjacency):
