@@ -111,6 +111,21 @@ PUBLISHED: dict[str, PublishedTable] = {
         citation="Ying et al., NAS-Bench-101, ICML 2019, arXiv:1902.09635 (pmlr-v97-ying19a)",
         partial=True,
     ),
+    "darts": PublishedTable(
+        name="darts",
+        description="214 random networks of the DARTS space on CIFAR-10, test accuracies of all 600 epochs",
+        rows=214,
+        sources=(
+            Source(
+                "darts_random214.npz",
+                "0.3 MB, genotypes and curves of its folder Plots/data as arrays",
+                "https://github.com/antoyang/NAS-Benchmark",
+                pickled=False,
+            ),
+        ),
+        licence="GPL-3.0",
+        citation="Yang et al., NAS evaluation is frustratingly hard, ICLR 2020, arXiv:1912.12522 (Yang2020NAS)",
+    ),
 }
 
 
@@ -122,8 +137,8 @@ def how_to_get(name: str, folder: Path | None = None) -> str:
         folder: Folder it shall be in, unless it is the default one.
 
     Example:
-        >>> how_to_get("mine")
-        "published tables are nasbench201, natsbench_size, nasbench101; 'lightning-nas data list' says what is there"
+        >>> how_to_get("mine").split(";")[0]
+        'published tables are nasbench201, natsbench_size, nasbench101, darts'
     """
     table = PUBLISHED.get(name)
     if table is None:

@@ -11,14 +11,17 @@ from torch import LongTensor, Tensor
 from lightning_nas.benchmarks.base import Benchmark, Evaluations, as_column
 from lightning_nas.benchmarks.table import find_table, read_table
 from lightning_nas.errors import BenchmarkDataError
-from lightning_nas.spaces.base import A, FiniteSpace
+from lightning_nas.spaces.base import A, FiniteSpace, SearchSpace
+from lightning_nas.spaces.subset import Subset
 
 
 class TabularBenchmark(Benchmark[A]):
-    """Published (or self-made) training results of the architectures of a finite space.
+    """Published (or self-made) training results of the architectures of a space.
 
     A table may hold a part of the space (see :mod:`lightning_nas.benchmarks.table`): then ``members`` says which one,
-    and searches, neighbours and the optimum are confined to it.
+    and searches, neighbours and the optimum are confined to it. Of a space without numbers, such as ``DARTSNetwork``,
+    the table's architectures are made one (:class:`~lightning_nas.spaces.subset.Subset`), which is the benchmark's
+    ``space``.
 
     Searches select on ``<dataset>/valid@<epochs>`` and report ``<dataset>/test@<test_epochs>``, so the usual protocol
     "reward: 12-epoch validation, report: 200-epoch test" is ``epochs=12, test_epochs=200``.
@@ -36,7 +39,7 @@ class TabularBenchmark(Benchmark[A]):
 
     def __init__(
         self,
-        space: FiniteSpace,  # type: ignore[type-arg]  # jsonargparse cannot read FiniteSpace[A]
+        space: SearchSpace,  # type: ignore[type-arg]  # jsonargparse cannot read SearchSpace[A]
         table: str = "nasbench201",
         dataset: str = "cifar10",
         epochs: int = 200,
@@ -44,11 +47,13 @@ class TabularBenchmark(Benchmark[A]):
         seed: int | None = None,
         data_dir: str | None = None,
     ) -> None:
-        self.space: FiniteSpace[A] = space
         self.epochs, self.test_epochs = epochs, test_epochs
         self._dataset, self._seed = dataset, seed
         path = find_table(table, data_dir)
         self.table = read_table(path)
+        if not isinstance(space, FiniteSpace):
+            space = Subset(space, [space.parse(text) for text in self.table["architecture"].tolist()])
+        self.space: FiniteSpace[A] = space
         partial = "member" in self.table.columns
         if self.table.meta["space"] != space.name or (len(self.table) != len(space) and not partial):
             raise BenchmarkDataError(
