@@ -22,6 +22,7 @@ Train and search (a PyTorch Lightning command line; --config takes a file or the
 
 Data and results:
   data       prepare published benchmark tables, list what is there, tell what a table is worth
+  compare    compare performance predictors on the same random architectures
   tabulate   train a whole search space on your data: a benchmark table of your own
   spaces     list the search spaces, look at single architectures
   report     compare finished runs, render the results ledger
@@ -33,7 +34,7 @@ First steps:
   lightning-nas search --config NAME --print_config
 """
 
-# Verbs without a model; only tabulate, which trains, imports torch at once.
+# Verbs without a model; only tabulate and compare, which train, import torch at once.
 PLAIN = {
     "data": "lightning_nas.data_cli",
     "spaces": "lightning_nas.data_cli",
@@ -41,6 +42,7 @@ PLAIN = {
     "analyze": "lightning_nas.analyze_cli",
     "export": "lightning_nas.export_cli",
     "tabulate": "lightning_nas.tabulate_cli",
+    "compare": "lightning_nas.compare_cli",
 }
 LIGHTNING = ("fit", "validate", "test", "predict", "search", "retrain")
 

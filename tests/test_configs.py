@@ -11,7 +11,8 @@ from lightning_nas.nascli import VERBS
 
 ALL = shipped_configs()
 TABULATIONS = {name: path for name, path in ALL.items() if name.startswith("tabulate/")}
-CONFIGS = {name: path for name, path in ALL.items() if name not in TABULATIONS}
+COMPARISONS = {name: path for name, path in ALL.items() if "predictors:" in path.read_text().splitlines()}
+CONFIGS = {name: path for name, path in ALL.items() if name not in TABULATIONS | COMPARISONS}
 
 
 @pytest.fixture
@@ -56,13 +57,22 @@ def test_a_tabulation_parses(printed, name):
     assert config["output"].endswith(".npz")
 
 
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_comparison_parses(printed, name):
+    for library in ("lightgbm", "xgboost"):
+        pytest.importorskip(library, reason="an optional extra")
+    config = printed("compare", "--config", name)
+    assert len(config["predictors"]) > 1
+    assert {"num_train", "num_test", "num_trials"} <= config.keys()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_it_begins_with_what_it_is_and_how_to_run_it(name):
     comment = re.match(r"(#.*\n)+", ALL[name].read_text()).group()
     commands = re.findall(r"lightning-nas (\w+)\s+--config (\S+)", comment)
     assert commands
     for verb, config in commands:
-        assert verb in (*VERBS, "tabulate")
+        assert verb in (*VERBS, "tabulate", "compare")
         assert config == name
         assert resolve_config(config) == str(ALL[name])
 

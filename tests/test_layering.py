@@ -44,6 +44,7 @@ ALLOWED = {
     "data_cli": CORE | {"benchmarks", "tables", "table_statistics", "ledger"},
     "short_names": None,
     "tabulate_cli": None,
+    "compare_cli": None,
     "configs": set(),
     "configurations": LEAVES,
     "nascli": None,  # everything
