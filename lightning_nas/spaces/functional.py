@@ -17,18 +17,19 @@ _CHUNK = 1 << 22  # paths times cells at a time
 
 
 class FunctionalEncoding(Encoding):
-    """How often each operation stands on each path from input to output that carries a signal, longest paths first.
+    """What carries a signal: operations on all paths together, and on each path by itself, longest paths first.
 
-    A path is alive when no operation on it is ``none``; the others say nothing about what a cell computes, and do not
-    count. Paths are sorted by their operations, so that cells drawn in another order are the same.
+    A path from input to output is alive when no operation on it is ``none``; operations on no such path say nothing
+    about what a cell computes, and do not count. Paths are sorted by their operations, so that cells drawn in another
+    order are the same.
 
     Args:
-        num_paths: Paths that are kept of each cell; shorter ones are only counted.
+        num_paths: Paths of each cell that have features of their own: how often each operation stands on them.
 
     Example:
         >>> from lightning_nas.spaces.nasbench201 import NASBench201
         >>> FunctionalEncoding().encode_members(NASBench201(), torch.tensor([0, 1])).shape
-        torch.Size([2, 58])
+        torch.Size([2, 65])
     """
 
     def __init__(self, num_paths: int = 8) -> None:
@@ -37,11 +38,11 @@ class FunctionalEncoding(Encoding):
         self.num_paths = num_paths
 
     def encode(self, space: SearchSpace[Any]) -> Tensor:
-        """Features of all members, ``(N, 2 + num_paths * labels)``."""
+        """Features of all members, ``(N, 2 + (1 + num_paths) * labels)``."""
         return self.encode_members(space, None)
 
     def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
-        """Features of some members, ``(n, 2 + num_paths * labels)``."""
+        """Features of some members, ``(n, 2 + (1 + num_paths) * labels)``."""
         if not isinstance(space, FiniteSpace):
             raise EncodingError(f"FunctionalEncoding: got the space {space.name!r}, expected one that is numbered")
         graphs = space.all_graphs() if members is None else space.graphs_at(members)
@@ -51,7 +52,7 @@ class FunctionalEncoding(Encoding):
         return torch.cat([self._encode(CellGraph(*part), len(space.vertex_labels), dead) for part in parts])
 
     def _encode(self, graphs: CellGraph, num_labels: int, dead: list[int]) -> Tensor:
-        counts = live_paths(graphs, num_labels, dead)  # (n, P, K)
+        counts, live = live_paths(graphs, num_labels, dead)  # (n, P, K), (n, K)
         # Long paths first, then by their operations; those that are not alive come last, as rows of zeros.
         places = graphs.ops.shape[1] ** torch.arange(num_labels + 1)  # no label is there so often
         digits = torch.cat([counts, counts.sum(dim=-1, keepdim=True)], dim=-1)
@@ -59,11 +60,11 @@ class FunctionalEncoding(Encoding):
         kept = counts.gather(1, order[:, : self.num_paths, None].expand(-1, -1, num_labels))
         kept = F.pad(kept, (0, 0, 0, self.num_paths - kept.shape[1]))
         number = (counts.sum(dim=-1) > 0).sum(dim=1, keepdim=True)
-        return torch.cat([number > 0, number, kept.flatten(1)], dim=1).float()
+        return torch.cat([number > 0, number, live, kept.flatten(1)], dim=1).float()
 
 
-def live_paths(graphs: CellGraph, num_labels: int, dead: list[int]) -> Tensor:
-    """How often each label stands on each path from a vertex that hears nothing to the output.
+def live_paths(graphs: CellGraph, num_labels: int, dead: list[int]) -> tuple[Tensor, Tensor]:
+    """How often each label stands on each path from a vertex that hears nothing to the output, and on all together.
 
     There is a row for every set of vertices that may be a path, zero where it is none in this cell, or where one of its
     labels lets nothing through.
@@ -74,7 +75,7 @@ def live_paths(graphs: CellGraph, num_labels: int, dead: list[int]) -> Tensor:
         dead: Those that let nothing through.
 
     Shapes:
-        ``(n, V)``, ``(n, V, V)`` -> ``(n, 2^(V - 1) - 1, K)`` int64.
+        ``(n, V)``, ``(n, V, V)`` -> ``(n, 2^(V - 1) - 1, K)`` and, every vertex counted once, ``(n, K)``; int64.
     """
     ops, adjacency = graphs.ops, graphs.adjacency.bool()
     vertices = ops.shape[1] - 1  # the output is never within a path
@@ -85,7 +86,7 @@ def live_paths(graphs: CellGraph, num_labels: int, dead: list[int]) -> Tensor:
     labels = F.one_hot(ops + 1, num_labels + 1)[..., 1:]
     walks: dict[int, Tensor] = {}
     counted: dict[int, Tensor] = {}
-    found = []
+    found, live = [], torch.zeros_like(there)
     for path in range(1, 1 << vertices):
         last = path.bit_length() - 1
         before = path ^ (1 << last)
@@ -94,5 +95,7 @@ def live_paths(graphs: CellGraph, num_labels: int, dead: list[int]) -> Tensor:
         else:
             walks[path] = walks[before] & adjacency[:, before.bit_length() - 1, last] & there[:, last]
             counted[path] = counted[before] + labels[:, last]
-        found.append(counted[path] * (walks[path] & ends[:, last])[:, None])
-    return torch.stack(found, dim=1)
+        alive = (walks[path] & ends[:, last])[:, None]
+        found.append(counted[path] * alive)
+        live[:, [vertex for vertex in range(vertices) if path >> vertex & 1]] |= alive
+    return torch.stack(found, dim=1), (labels * live[..., None]).sum(dim=1)

@@ -14,19 +14,21 @@ SPACES = [NASBench201(), NASBench101(), DARTSCell(num_cells=300)]
 
 
 def by_networkx(space, graph):
-    """Counts of labels on every live path, sorted."""
+    """Counts of labels on every live path, sorted, and on all of them together, every vertex once."""
     drawn = nx.DiGraph()
     drawn.add_nodes_from(v for v, label in enumerate(graph.ops.tolist()) if label >= 0)
     drawn.add_edges_from(graph.adjacency.nonzero().tolist())
     (output,) = (v for v in drawn if graph.ops[v] == len(space.vertex_labels) - 1)
     names = [space.vertex_labels[label] for label in graph.ops.tolist()]
-    found = []
+    found, live = [], set()
     for source in (v for v in drawn if drawn.in_degree(v) == 0 and v != output):
         for path in nx.all_simple_paths(drawn, source, output):
             if not any(names[v] == "none" for v in path):
                 counts = Counter(graph.ops[path[:-1]].tolist())
                 found.append([counts[label] for label in range(len(space.vertex_labels))])
-    return sorted(found)
+                live |= set(path[:-1])
+    together = Counter(graph.ops[sorted(live)].tolist())
+    return sorted(found), [together[label] for label in range(len(space.vertex_labels))]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda s: s.name)
@@ -34,9 +36,10 @@ def test_paths_are_those_of_networkx(space):
     members = torch.arange(0, len(space), max(1, len(space) // 40))
     graphs = space.graphs_at(members)
     dead = [label for label, name in enumerate(space.vertex_labels) if name == "none"]
-    counts = live_paths(graphs, len(space.vertex_labels), dead)
+    counts, live = live_paths(graphs, len(space.vertex_labels), dead)
     for row, index in enumerate(members.tolist()):
-        expected = by_networkx(space, space.graph(space[index]))
+        expected, together = by_networkx(space, space.graph(space[index]))
+        assert live[row].tolist() == together
         assert sorted(counts[row][counts[row].sum(dim=1) > 0].tolist()) == expected
 
 
