@@ -10,9 +10,9 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import LongTensor, Tensor
 
 from lightning_nas.errors import UsageError
-from lightning_nas.nn.seq2seq import Pooling, SequenceDecoder, SequenceEncoder
+from lightning_nas.nn.seq2seq import SequenceDecoder, SequenceEncoder
 from lightning_nas.spaces.base import CellGraph
-from lightning_nas.spaces.sequences import sequence_length, tokens_of, vocabulary_size
+from lightning_nas.spaces.sequences import tokens_of, vocabulary_size
 
 
 def token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -32,7 +32,6 @@ class SequenceAutoencoder(LightningModule):
         num_vertices: Vertices V of a cell (linked from the data).
         hidden_dim: Width of encoder and decoder, and dimensions D of the embedding.
         dropout: Share of the tokens' embeddings that are zeroed in training.
-        pooling: ``mean`` of the steps (published), or ``places``, which remembers at which place each one stood.
         optimizer: Optimiser; default Adam with learning rate 1e-3 and weight decay 1e-4.
         seed: Seed of dropout; draws depend on (seed, step, rank) alone, so training resumes exactly.
 
@@ -56,7 +55,6 @@ class SequenceAutoencoder(LightningModule):
         num_vertices: int,
         hidden_dim: int = 32,
         dropout: float = 0.1,
-        pooling: Pooling = "mean",
         optimizer: OptimizerCallable | None = None,
         seed: int = 0,
     ) -> None:
@@ -66,12 +64,10 @@ class SequenceAutoencoder(LightningModule):
                 f"SequenceAutoencoder(num_ops={num_ops}, num_vertices={num_vertices}, hidden_dim={hidden_dim}, "
                 f"dropout={dropout}): expected positive sizes, two vertices or more, and dropout in [0, 1)"
             )
-        if pooling not in ("mean", "places"):
-            raise UsageError(f"SequenceAutoencoder: got pooling={pooling!r}, expected 'mean' or 'places'")
         self.save_hyperparameters(ignore=["optimizer"])
         self.optimizer, self.seed = optimizer, seed
         num_tokens = vocabulary_size(num_ops)
-        self.encoder = SequenceEncoder(num_tokens, hidden_dim, dropout, pooling, sequence_length(num_vertices))
+        self.encoder = SequenceEncoder(num_tokens, hidden_dim, dropout)
         self.decoder = SequenceDecoder(num_tokens, hidden_dim, dropout)
 
     def embed(self, graph: CellGraph) -> Tensor:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import LongTensor, Tensor, nn
-
-Pooling = Literal["mean", "places"]
-"""How the steps of a sequence become one vector: their mean, or a mean that knows at which place each one stood."""
 
 _HALF = math.sqrt(0.5)
 
@@ -31,26 +27,17 @@ class SequenceEncoder(nn.Module):
         num_tokens: Size of the vocabulary, N.
         dim: Width of everything, D.
         dropout: Share of the tokens' embeddings that are zeroed in training.
-        pooling: ``mean`` of the steps (published), which forgets where each stood; ``places`` turns the steps of every
-            place by a random orthogonal matrix of its own before their mean is taken.
-        num_places: Length of the sequences, L; only ``places`` needs it.
 
     Shapes:
         tokens ``(B, L)`` -> steps ``(B, L, D)`` and embeddings ``(B, D)``, all of length one.
     """
 
-    turns: Tensor
-
-    def __init__(
-        self, num_tokens: int, dim: int, dropout: float = 0.1, pooling: Pooling = "mean", num_places: int = 0
-    ) -> None:
+    def __init__(self, num_tokens: int, dim: int, dropout: float = 0.1) -> None:
         super().__init__()
-        self.dropout, self.pooling = dropout, pooling
+        self.dropout = dropout
         self.tokens = nn.Embedding(num_tokens, dim)
         self.lstm = nn.LSTM(dim, dim, batch_first=True, bidirectional=True)
         self.project = nn.Linear(2 * dim, dim)
-        if pooling == "places":
-            self.register_buffer("turns", torch.linalg.qr(torch.randn(num_places, dim, dim)).Q)
 
     def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Steps and embedding; dropout only with a generator."""
@@ -59,10 +46,9 @@ class SequenceEncoder(nn.Module):
         steps = F.normalize(inputs + self.project(hidden), dim=-1)
         return steps, self.pool(steps)
 
-    def pool(self, steps: Tensor) -> Tensor:
-        """One vector of length one, ``(B, L, D)`` -> ``(B, D)``."""
-        if self.pooling == "places":
-            steps = torch.einsum("bld,lde->ble", steps, self.turns)
+    @staticmethod
+    def pool(steps: Tensor) -> Tensor:
+        """Their mean, made one long, ``(B, L, D)`` -> ``(B, D)``: it forgets where each step stood."""
         return F.normalize(steps.mean(dim=1), dim=-1)
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import LongTensor, Tensor
 
 from lightning_nas.errors import UsageError
-from lightning_nas.nn.seq2seq import Pooling
 from lightning_nas.predictors.predictor import Regression, RegressionPredictor
 from lightning_nas.predictors.sequence_training import Autoencoder, SequenceTraining, seeded
 from lightning_nas.predictors.targets import Target
@@ -33,7 +32,6 @@ class EmProx(RegressionPredictor):
         num_neighbors: Neighbours k; all, where fewer are known. The paper has 10 for errors, 60 for ranks.
         training: How the autoencoder is trained; with ``num_epochs: 0`` the encoder stays as it was made.
         dropout: Share of the tokens' embeddings that are zeroed in training.
-        pooling: ``mean`` of the steps (published), or ``places``, which remembers at which place each one stood.
         mode: ``paper`` or ``reference`` (see above).
         encoding: How architectures become sequences; default ``GraphSequence``.
         target: What is averaged instead of the accuracies themselves; default: standardised ones.
@@ -45,7 +43,6 @@ class EmProx(RegressionPredictor):
         num_neighbors: int = 10,
         training: SequenceTraining | None = None,
         dropout: float = 0.1,
-        pooling: Pooling = "mean",
         mode: Literal["paper", "reference"] = "paper",
         encoding: SequenceEncoding | None = None,
         target: Target | None = None,
@@ -60,14 +57,14 @@ class EmProx(RegressionPredictor):
         if mode == "reference" and self.training.num_epochs == 0:
             raise UsageError("EmProx(mode='reference'): got num_epochs=0, expected 1 or more: its pool is made by them")
         self.hidden_dim, self.num_neighbors, self.dropout = hidden_dim, num_neighbors, dropout
-        self.pooling, self.mode, self.encoding = pooling, mode, encoding or GraphSequence()
+        self.mode, self.encoding = mode, encoding or GraphSequence()
 
     def regression(self, space: FiniteSpace[Any], members: LongTensor, targets: Tensor, seed: int) -> Regression:
         """Train the autoencoder, then keep the embeddings of what it knows."""
         tokens = self.encoding.tokens(space, members)
         seen: list[tuple[Tensor, Tensor]] = []
         with seeded(seed) as generator:
-            networks = Autoencoder(self.encoding.sizes(space), self.hidden_dim, self.dropout, self.pooling)
+            networks = Autoencoder(self.encoding.sizes(space)[0], self.hidden_dim, self.dropout)
 
             def loss(places: Tensor) -> Tensor:
                 embedding, likelihood = networks.read(tokens[places], generator)

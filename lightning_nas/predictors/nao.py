@@ -22,14 +22,14 @@ class NAONetworks(Autoencoder):
     """An autoencoder with a perceptron that reads the accuracy off the embedding.
 
     Args:
-        sizes: Size of the vocabulary and length of the sequences.
+        num_tokens: Size of the vocabulary.
         hidden_dim: Width of encoder and decoder, D.
         head_dim: Width of the perceptron's hidden layer.
         dropout: Share of the tokens' embeddings, and of the perceptron's values, that are zeroed in training.
     """
 
-    def __init__(self, sizes: tuple[int, int], hidden_dim: int, head_dim: int, dropout: float) -> None:
-        super().__init__(sizes, hidden_dim, dropout)
+    def __init__(self, num_tokens: int, hidden_dim: int, head_dim: int, dropout: float) -> None:
+        super().__init__(num_tokens, hidden_dim, dropout)
         self.dropout = dropout
         self.layers = nn.ModuleList([nn.Linear(hidden_dim, head_dim), nn.Linear(head_dim, hidden_dim)])
         self.readout = nn.Linear(hidden_dim, 1)
@@ -87,7 +87,7 @@ class NAO(RegressionPredictor):
         """Train the networks on likelihood and accuracy together."""
         tokens = self.encoding.tokens(space, members)
         with seeded(seed) as generator:
-            networks = NAONetworks(self.encoding.sizes(space), self.hidden_dim, self.head_dim, self.dropout)
+            networks = NAONetworks(self.encoding.sizes(space)[0], self.hidden_dim, self.head_dim, self.dropout)
             self._train(networks, tokens, targets.float(), generator)
             self._go_on(networks, space, tokens, targets.float(), generator)
         return _Read(space, self.encoding, networks)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.errors import UsageError
-from lightning_nas.nn.seq2seq import Pooling, SequenceDecoder, SequenceEncoder
+from lightning_nas.nn.seq2seq import SequenceDecoder, SequenceEncoder
 
 _CHUNK = 2048  # sequences embedded at a time
 
@@ -62,18 +62,14 @@ class Autoencoder(nn.Module):
     """Encoder and decoder of one space's architectures.
 
     Args:
-        sizes: Size of the vocabulary and length of the sequences.
+        num_tokens: Size of the vocabulary.
         hidden_dim: Width of everything.
         dropout: Share of the tokens' embeddings that are zeroed in training.
-        pooling: How steps become one vector.
     """
 
-    def __init__(
-        self, sizes: tuple[int, int], hidden_dim: int, dropout: float = 0.1, pooling: Pooling = "mean"
-    ) -> None:
+    def __init__(self, num_tokens: int, hidden_dim: int, dropout: float = 0.1) -> None:
         super().__init__()
-        num_tokens, length = sizes
-        self.encoder = SequenceEncoder(num_tokens, hidden_dim, dropout, pooling, length)
+        self.encoder = SequenceEncoder(num_tokens, hidden_dim, dropout)
         self.decoder = SequenceDecoder(num_tokens, hidden_dim, dropout)
 
     def read(self, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import LongTensor, Tensor
 from lightning_nas.errors import EncodingError
 from lightning_nas.spaces.base import CellGraph, FiniteSpace, SearchSpace
 from lightning_nas.spaces.encodings import Encoding
+from lightning_nas.spaces.sequences import SequenceEncoding
 
 _ZEROS = ("none", "zero", "zeroize")
+_MOST_VERTICES = 14  # every set of vertices may be a path
 _CHUNK = 1 << 22  # paths times cells at a time
 
 
@@ -43,24 +46,84 @@ class FunctionalEncoding(Encoding):
 
     def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
         """Features of some members, ``(n, 2 + (1 + num_paths) * labels)``."""
-        if not isinstance(space, FiniteSpace):
-            raise EncodingError(f"FunctionalEncoding: got the space {space.name!r}, expected one that is numbered")
-        graphs = space.all_graphs() if members is None else space.graphs_at(members)
-        dead = [label for label, name in enumerate(space.vertex_labels) if name in _ZEROS]
-        size = max(1, _CHUNK >> (space.num_vertices - 1))
-        parts = zip(torch.split(graphs.ops, size), torch.split(graphs.adjacency, size), strict=True)
-        return torch.cat([self._encode(CellGraph(*part), len(space.vertex_labels), dead) for part in parts])
+        parts = [self._features(*_longest(*part, self.num_paths)) for part in _parts(self, space, members)]
+        return torch.cat(parts)
 
-    def _encode(self, graphs: CellGraph, num_labels: int, dead: list[int]) -> Tensor:
-        counts, live = live_paths(graphs, num_labels, dead)  # (n, P, K), (n, K)
-        # Long paths first, then by their operations; those that are not alive come last, as rows of zeros.
-        places = graphs.ops.shape[1] ** torch.arange(num_labels + 1)  # no label is there so often
-        digits = torch.cat([counts, counts.sum(dim=-1, keepdim=True)], dim=-1)
-        order = (digits @ places).argsort(dim=1, descending=True)
-        kept = counts.gather(1, order[:, : self.num_paths, None].expand(-1, -1, num_labels))
-        kept = F.pad(kept, (0, 0, 0, self.num_paths - kept.shape[1]))
-        number = (counts.sum(dim=-1) > 0).sum(dim=1, keepdim=True)
-        return torch.cat([number > 0, number, live, kept.flatten(1)], dim=1).float()
+    @staticmethod
+    def _features(counts: Tensor, live: Tensor, number: Tensor, paths: Tensor) -> Tensor:
+        return torch.cat([number > 0, number, live, counts.flatten(1)], dim=1).float()
+
+
+class PathSequence(SequenceEncoding):
+    """The labels along each path that carries a signal, longest paths first, as one sequence.
+
+    Each path has as many places as it may have vertices, filled up with padding. Unlike in the sequence of a whole
+    graph, only what a cell computes is there, and few tokens are the same in all cells.
+
+    Args:
+        num_paths: Paths of each cell that are written.
+
+    Example:
+        >>> from lightning_nas.spaces.nasbench201 import NASBench201
+        >>> PathSequence().sizes(NASBench201())
+        (8, 28)
+    """
+
+    def __init__(self, num_paths: int = 4) -> None:
+        if num_paths < 1:
+            raise EncodingError(f"PathSequence: got num_paths={num_paths}, expected at least 1")
+        self.num_paths = num_paths
+
+    def tokens(self, space: FiniteSpace[Any], members: LongTensor | None = None) -> LongTensor:
+        """Sequences of members, ``(n, num_paths * (V - 1))``."""
+        return torch.cat([self._tokens(*part) for part in _parts(self, space, members)])  # type: ignore[return-value]
+
+    def _tokens(self, graphs: CellGraph, num_labels: int, dead: list[int]) -> Tensor:
+        _, _, _, paths = _longest(graphs, num_labels, dead, self.num_paths)
+        vertices = torch.arange(graphs.ops.shape[1] - 1)
+        on = (paths[..., None] >> vertices & 1).bool()  # (n, P, V - 1)
+        labels = torch.where(on, graphs.ops[:, None, :-1] + 1, 0)
+        first = (~on).to(torch.uint8).argsort(dim=-1, stable=True)  # the path's own vertices, in their order
+        return labels.gather(-1, first).flatten(1)
+
+    def sizes(self, space: FiniteSpace[Any]) -> tuple[int, int]:
+        """Vocabulary and length."""
+        return len(space.vertex_labels) + 1, self.num_paths * (space.num_vertices - 1)
+
+
+def _parts(
+    encoding: Encoding, space: SearchSpace[Any], members: LongTensor | None
+) -> Iterator[tuple[CellGraph, int, list[int]]]:
+    """Graphs of members, so many at a time as fit, with the number of labels and those that let nothing through."""
+    if not isinstance(space, FiniteSpace) or space.num_vertices > _MOST_VERTICES:
+        raise EncodingError(
+            f"{type(encoding).__name__}: got the space {space.name!r} with {space.num_vertices} vertices, expected one "
+            f"that is numbered, with at most {_MOST_VERTICES} vertices"
+        )
+    graphs = space.all_graphs() if members is None else space.graphs_at(members)
+    dead = [label for label, name in enumerate(space.vertex_labels) if name in _ZEROS]
+    size = max(1, _CHUNK >> (space.num_vertices - 1))
+    for part in zip(*(torch.split(tensor, size) for tensor in graphs), strict=True):
+        yield CellGraph(*part), len(space.vertex_labels), dead
+
+
+def _longest(
+    graphs: CellGraph, num_labels: int, dead: list[int], num_paths: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Labels on the longest live paths ``(n, P, K)``, on all together ``(n, K)``, their number, and their vertices.
+
+    The vertices of a path are the bits of a number, ``(n, P)``; filled up with zeros.
+    """
+    counts, live = live_paths(graphs, num_labels, dead)  # (n, S, K), (n, K)
+    # Long paths first, then by their operations; those that are not alive come last, as rows of zeros.
+    places = graphs.ops.shape[1] ** torch.arange(num_labels + 1)  # no label is there so often
+    digits = torch.cat([counts, counts.sum(dim=-1, keepdim=True)], dim=-1)
+    order = (digits @ places).argsort(dim=1, descending=True)[:, :num_paths]
+    kept = counts.gather(1, order[..., None].expand(-1, -1, num_labels))
+    paths = torch.where(kept.sum(dim=-1) > 0, order + 1, 0)
+    missing = num_paths - kept.shape[1]
+    number = (counts.sum(dim=-1) > 0).sum(dim=1, keepdim=True)
+    return F.pad(kept, (0, 0, 0, missing)), live, number, F.pad(paths, (0, missing))
 
 
 def live_paths(graphs: CellGraph, num_labels: int, dead: list[int]) -> tuple[Tensor, Tensor]:

@@ -20,11 +20,6 @@ class TestSequenceAutoencoder(TinyModuleContract):
         module.encoder.dropout = module.decoder.dropout = 0.0
 
 
-class TestPlaces(TestSequenceAutoencoder):
-    def module(self, seed=0):
-        return SequenceAutoencoder(5, 6, hidden_dim=6, seed=seed, pooling="places")
-
-
 def test_the_loss_is_the_mean_over_tokens():
     logits, tokens = torch.randn(3, 4, 5), torch.randint(5, (3, 4))
     expected = -sum(
@@ -57,8 +52,3 @@ def test_embeddings_have_length_one():
 def test_what_cannot_be_is_said(changes):
     with pytest.raises(UsageError, match="expected positive sizes"):
         SequenceAutoencoder(**{"num_ops": 5, "num_vertices": 6} | changes)
-
-
-def test_an_unknown_pooling_is_named():
-    with pytest.raises(UsageError, match="'mean' or 'places'"):
-        SequenceAutoencoder(5, 6, pooling="max")

@@ -104,17 +104,6 @@ def test_an_autoencoder_learns_to_write_what_it_read():
     assert (decoder.write(*encoder(sequences), everything) == sequences).float().mean() > 0.9
 
 
-def test_the_mean_forgets_places_and_turned_steps_do_not():
-    steps = F.normalize(torch.randn(1, LENGTH, DIM), dim=-1)
-    swapped = steps[:, [1, 0, 2, 3, 4]]
-    mean = SequenceEncoder(TOKENS, DIM).pool
-    torch.testing.assert_close(mean(steps), mean(swapped))
-    encoder = SequenceEncoder(TOKENS, DIM, pooling="places", num_places=LENGTH)
-    assert not torch.allclose(encoder.pool(steps), encoder.pool(swapped), atol=0.05)
-    torch.testing.assert_close(encoder.turns @ encoder.turns.mT, torch.eye(DIM).expand(LENGTH, -1, -1))
-    torch.testing.assert_close(encoder.pool(steps).norm(dim=-1), torch.ones(1))
-
-
 def test_dropout_draws_from_the_generator_alone():
     values = torch.ones(1000)
     draw = dropped(values, 0.25, torch.Generator().manual_seed(1))

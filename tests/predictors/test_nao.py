@@ -26,7 +26,7 @@ def test_it_learns(kind):
 
 def test_the_value_is_that_of_the_formula():
     torch.manual_seed(0)
-    networks = NAONetworks(GraphSequence().sizes(SPACE), 6, 4, 0.1)
+    networks = NAONetworks(GraphSequence().sizes(SPACE)[0], 6, 4, 0.1)
     embedding = torch.randn(3, 6)
     weights = {name: p.detach().numpy() for name, p in networks.named_parameters()}
     hidden = embedding.numpy()

@@ -1,14 +1,16 @@
 from collections import Counter
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 
 from lightning_nas.errors import EncodingError
 from lightning_nas.spaces.darts import DARTSCell, DARTSNetwork
-from lightning_nas.spaces.functional import FunctionalEncoding, live_paths
+from lightning_nas.spaces.functional import FunctionalEncoding, PathSequence, live_paths
 from lightning_nas.spaces.nasbench101 import NASBench101
 from lightning_nas.spaces.nasbench201 import NASBench201
+from lightning_nas.spaces.subset import Subset
 
 SPACES = [NASBench201(), NASBench101(), DARTSCell(num_cells=300)]
 
@@ -71,7 +73,38 @@ def test_operations_off_the_live_paths_do_not_count():
     assert not torch.equal(one, encode("|none~0|+|none~0|none~1|+|nor_conv_1x1~0|none~1|none~2|"))
 
 
+def test_a_sequence_has_the_labels_along_the_paths():
+    space = NASBench201()
+    text = "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
+    (tokens,) = PathSequence(4).tokens(space, torch.tensor([space.index(space.parse(text))])).tolist()
+    paths = (tokens[start : start + 7] for start in range(0, 28, 7))
+    names = [[space.vertex_labels[token - 1] for token in path if token] for path in paths]
+    assert names == [
+        ["input", "nor_conv_3x3", "avg_pool_3x3", "nor_conv_3x3"],
+        ["input", "nor_conv_3x3", "nor_conv_1x1"],
+        ["input", "skip_connect"],
+        [],
+    ]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda s: s.name)
+def test_sequences_hold_what_is_counted(space):
+    members = torch.arange(0, len(space), max(1, len(space) // 40))
+    tokens = PathSequence(6).tokens(space, members)
+    num_tokens, length = PathSequence(6).sizes(space)
+    assert tokens.shape == (len(members), length)
+    assert 0 <= int(tokens.min()) <= int(tokens.max()) < num_tokens
+    counts = (tokens.view(len(members), 6, -1, 1) == torch.arange(1, num_tokens)).sum(dim=2)
+    expected = FunctionalEncoding(6).encode_members(space, members)[:, 2 + num_tokens - 1 :]
+    assert torch.equal(counts.flatten(1).float(), expected)
+
+
 def test_what_cannot_be_is_said():
+    with pytest.raises(EncodingError, match="at least 1"):
+        PathSequence(0)
+    pairs = Subset(DARTSNetwork(), [DARTSNetwork().sample(np.random.default_rng(0))])
+    with pytest.raises(EncodingError, match="at most 14 vertices"):
+        PathSequence().tokens(pairs)
     with pytest.raises(EncodingError, match="numbered"):
         FunctionalEncoding().encode(DARTSNetwork())
     with pytest.raises(EncodingError, match="at least 1"):
