@@ -12,6 +12,7 @@ from torch import LongTensor, Tensor
 from lightning_nas.errors import EncodingError
 from lightning_nas.spaces.base import FiniteSpace, SearchSpace
 from lightning_nas.spaces.categorical import CategoricalSpace
+from lightning_nas.spaces.nasbench101 import NASBench101
 from lightning_nas.spaces.nasbench201 import NASBench201
 
 
@@ -86,14 +87,16 @@ class PathEncoding(Encoding):
     """
 
     def encode(self, space: SearchSpace[Any]) -> Tensor:
-        """Features of all members, ``(N, 155)`` for NAS-Bench-201."""
+        """Features of all members, ``(N, 155)`` for NAS-Bench-201, ``(N, 364)`` for NAS-Bench-101."""
         return self.encode_members(space, None)
 
     def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
-        """Features of some members, ``(n, 155)`` for NAS-Bench-201."""
-        if not isinstance(space, NASBench201):
-            raise EncodingError(f"PathEncoding: got the space {space.name!r}, expected nasbench201")
-        return space.path_encoding(space.codes if members is None else space.codes[members])
+        """Features of some members, ``(n, 155)`` for NAS-Bench-201, ``(n, 364)`` for NAS-Bench-101."""
+        if isinstance(space, NASBench201):
+            return space.path_encoding(space.codes if members is None else space.codes[members])
+        if isinstance(space, NASBench101):
+            return _operation_paths(*(space.all_graphs() if members is None else space.graphs_at(members)))
+        raise EncodingError(f"PathEncoding: got the space {space.name!r}, expected nasbench201 or nasbench101")
 
 
 class AdjacencyEncoding(Encoding):
@@ -140,6 +143,27 @@ class GraphEncoding(Encoding):
     def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> Tensor:
         """Features of some members, ``(n, V*K + V*V)``."""
         return torch.cat([part.flatten(1) for part in _graphs(self, space, members)], dim=1).float()
+
+
+def _operation_paths(ops: Tensor, adjacency: Tensor) -> Tensor:
+    """Which sequences of NAS-Bench-101's 3 operations lead from vertex 0 to the output, shorter ones first."""
+    vertices, kinds = ops.shape[1], 3
+    adjacency = adjacency.bool()
+    output = (ops == kinds + 1).to(torch.uint8).argmax(dim=1)[:, None, None].expand(-1, vertices, 1)
+    ends = adjacency.gather(2, output)[..., 0]  # (n, V): arc to the output
+    encoding = torch.zeros(len(ops), sum(kinds**length for length in range(vertices - 1)), dtype=torch.bool)
+    walks, numbers = {0: torch.ones_like(ends[:, 0])}, {0: torch.zeros_like(ops[:, 0])}
+    for path in range(1 << (vertices - 2)):  # of the vertices 1 … V - 2
+        last, length = path.bit_length(), path.bit_count()
+        if path:
+            before = path ^ (1 << (last - 1))
+            inside = (ops[:, last] > 0) & (ops[:, last] <= kinds)
+            walks[path] = walks[before] & adjacency[:, before.bit_length(), last] & inside
+            numbers[path] = numbers[before] * kinds + ops[:, last] - 1
+        offset = sum(kinds**shorter for shorter in range(length))
+        found = (walks[path] & ends[:, last]).nonzero()[:, 0]
+        encoding[found, offset + numbers[path][found]] = True
+    return encoding.float()
 
 
 def _graphs(encoding: Encoding, space: SearchSpace[Any], members: LongTensor | None) -> tuple[Tensor, Tensor]:

@@ -1,3 +1,6 @@
+from itertools import product
+
+import networkx as nx
 import pytest
 import torch
 
@@ -6,6 +9,7 @@ from lightning_nas.search.pool import CandidatePool
 from lightning_nas.spaces.base import CellGraph, FiniteSpace, SearchSpace
 from lightning_nas.spaces.categorical import CategoricalSpace
 from lightning_nas.spaces.encodings import AdjacencyEncoding, GraphEncoding, OneHotEncoding, PathEncoding
+from lightning_nas.spaces.nasbench101 import NASBench101
 
 
 class Other(CategoricalSpace):
@@ -40,6 +44,20 @@ def test_path_encoding_covers_the_space(cells):
     # Four routes; the two of length two may carry the same operations.
     assert set(features.sum(dim=1).tolist()) == {3.0, 4.0}
     assert features.any(dim=0).all()
+
+
+def test_path_encoding_of_nasbench101_is_that_of_networkx():
+    space = NASBench101()
+    members = torch.arange(0, len(space), 9001)
+    features = PathEncoding().encode_members(space, members)
+    assert features.shape == (len(members), 364)
+    names = [sequence for length in range(6) for sequence in product((1, 2, 3), repeat=length)]
+    for row, index in enumerate(members.tolist()):
+        ops, adjacency = space.graph(space[index])
+        drawn = nx.DiGraph(adjacency.nonzero().tolist())
+        (output,) = (ops == 4).nonzero().flatten().tolist()
+        expected = {tuple(ops[path[1:-1]].tolist()) for path in nx.all_simple_paths(drawn, 0, output)}
+        assert {names[place] for place in features[row].nonzero().flatten().tolist()} == expected
 
 
 class Wired(FiniteSpace):
