@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -78,6 +79,8 @@ class SearchStrategy(ABC):
 
 def describe(value: Any) -> Any:
     """Class and arguments of an object as primitives, nested, to recognise it again."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # which JSON does not know as a number
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):

@@ -188,6 +188,7 @@ class Thing:
 
 def test_describe():
     assert [describe(v) for v in (None, True, 3, 0.5, "x")] == [None, True, 3, 0.5, "x"]
+    assert [describe(v) for v in (float("nan"), float("-inf"))] == ["nan", "-inf"]  # JSON has no such numbers
     assert describe((1, [2, (3,)])) == [1, [2, [3]]]
     assert describe({1: (2,), "a": Thing(b=1)}) == {"1": [2], "a": {"class": f"{__name__}.Thing", "b": 1}}
     assert describe(Thing(z=1, _cache=2, a=Thing())) == {
