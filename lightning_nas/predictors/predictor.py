@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import LongTensor, Tensor
 
+from lightning_nas.errors import UsageError
 from lightning_nas.predictors.targets import Standardised, Target, Transform
 from lightning_nas.search.bayesian import Surrogate
 from lightning_nas.spaces.base import FiniteSpace
@@ -84,7 +85,7 @@ class EstimatorPredictor(RegressionPredictor):
     """Any regression with scikit-learn's interface on an encoding: trees, neighbours, linear models.
 
     Args:
-        estimator: The regression, for example ``sklearn.linear_model.Ridge``; its ``random_state``, if it has one, is
+        estimator: The regression, for example ``{class_path: sklearn.linear_model.Ridge}``; its ``random_state``, if it has one, is
             set to the seed.
         encoding: What it sees of an architecture.
         target: What is learnt instead of the accuracies themselves; default: standardised ones.
@@ -92,6 +93,11 @@ class EstimatorPredictor(RegressionPredictor):
 
     def __init__(self, estimator: Any, encoding: Encoding, target: Target | None = None) -> None:
         super().__init__(target)
+        if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
+            raise UsageError(
+                f"EstimatorPredictor: got the estimator {estimator!r}, expected a regression with scikit-learn's "
+                "interface, for example {class_path: sklearn.linear_model.Ridge}"
+            )
         self.estimator, self.encoding = estimator, encoding
 
     def regression(self, space: FiniteSpace[Any], members: LongTensor, targets: Tensor, seed: int) -> Regression:

@@ -5,6 +5,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 
+from lightning_nas.errors import UsageError
 from lightning_nas.predictors.gp import GaussianProcess
 from lightning_nas.predictors.predictor import EstimatorPredictor, SurrogatePredictor
 from lightning_nas.predictors.targets import RankGauss, Raw
@@ -70,3 +71,9 @@ def test_a_surrogate_gets_features_that_are_scaled_by_what_it_knows():
     assert float(seen.X[0].var(dim=0, correction=0).mean()) == pytest.approx(1)
     assert seen.observed.all()
     assert float(seen.y.std(correction=0)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("estimator", ["sklearn.linear_model.Ridge", Ridge, 3], ids=str)
+def test_what_is_no_estimator_is_refused(estimator):
+    with pytest.raises(UsageError, match="class_path"):
+        EstimatorPredictor(estimator, OneHotEncoding())
