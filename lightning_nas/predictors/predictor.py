@@ -85,8 +85,8 @@ class EstimatorPredictor(RegressionPredictor):
     """Any regression with scikit-learn's interface on an encoding: trees, neighbours, linear models.
 
     Args:
-        estimator: The regression, for example ``{class_path: sklearn.linear_model.Ridge}``; its ``random_state``, if it has one, is
-            set to the seed.
+        estimator: The regression, for example ``{class_path: sklearn.linear_model.Ridge}``; its ``random_state``, if
+            it has one, is set to the seed.
         encoding: What it sees of an architecture.
         target: What is learnt instead of the accuracies themselves; default: standardised ones.
     """
