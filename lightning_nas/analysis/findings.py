@@ -118,7 +118,8 @@ def _result(findings: Findings, runs: Sequence[TrainedRun], seconds: float) -> R
     origin = provenance()
     kind, space = runs[0].method, runs[0].spaces
     normalised = "_normalised" if getattr(runs[0].data, "normalise", False) is True else ""
-    end = normalised + (f"_{findings.dataset}" if findings.dataset else "")
+    spectrum = "_spectrum" if getattr(runs[0].module, "spectrum", False) is True else ""
+    end = spectrum + normalised + (f"_{findings.dataset}" if findings.dataset else "")
     return Result(
         name=f"{kind}/{space}_{findings.name}{end}".lower(),
         title=f"{findings.title}, {kind} on {space}" + (f", {findings.dataset}" if findings.dataset else ""),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_nas.errors import UsageError
 from lightning_nas.nn.deep_sets import LINEAR, DeepSets, Init
+from lightning_nas.nn.jacobian import spectral_rows
 
 _CHUNK = 4096  # networks compared with all others at a time; bounds the memory of a validation of whole spaces
 
@@ -75,6 +76,8 @@ class ContrastiveEncoder(LightningModule):
         images_per_view: Of the N images, how many a view has in training, others in every step and for both views; None
             (paper and released code) for all. Fewer cost less, and an encoder of few initialisations learns them by
             heart later.
+        spectrum: Give the encoder the directions of the scores beside the logarithms of the singular values, instead of
+            (paper and released code) their product, in which it hardly sees the small ones.
         init: How weights begin: ``he`` keeps the scale of what goes through the layers, ``torch`` (paper and released
             code) shrinks it.
         optimizer: Optimiser; default Adam with learning rate 1e-3 (released code: 5e-5).
@@ -100,6 +103,7 @@ class ContrastiveEncoder(LightningModule):
         projection_dim: int = 256,
         temperature: float = 0.1,
         images_per_view: int | None = None,
+        spectrum: bool = False,
         init: Init = "he",
         optimizer: OptimizerCallable | None = None,
         decay: float = 0.95,
@@ -115,8 +119,8 @@ class ContrastiveEncoder(LightningModule):
             )
         self.save_hyperparameters(ignore=["optimizer"])
         self.temperature, self.decay, self.seed, self.optimizer = temperature, decay, seed, optimizer
-        self.images_per_view = images_per_view
-        self.encoder = DeepSets(num_components, hidden_dim, embedding_dim, init)
+        self.images_per_view, self.spectrum = images_per_view, spectrum
+        self.encoder = DeepSets(2 * num_components if spectrum else num_components, hidden_dim, embedding_dim, init)
         self.projection = nn.Sequential(nn.ReLU(), LINEAR[init](embedding_dim, projection_dim))
 
     def embed(self, scores: Tensor) -> Tensor:
@@ -125,7 +129,10 @@ class ContrastiveEncoder(LightningModule):
 
     def embed_views(self, scores: Tensor) -> Tensor:
         """Embedding of every initialisation, ``(B, I, N, K)`` -> ``(B, I, D)``."""
-        return cast("Tensor", self.encoder(scores))
+        return cast("Tensor", self.encoder(self._rows(scores)))
+
+    def _rows(self, scores: Tensor) -> Tensor:
+        return spectral_rows(scores) if self.spectrum else scores
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of two views of every network against the views of all networks, those of other processes included."""
@@ -135,7 +142,7 @@ class ContrastiveEncoder(LightningModule):
         return loss
 
     def _two_views(self, scores: Tensor) -> Tensor:
-        """Two initialisations of every network, ``(B, 2, N or fewer, K)``; in evaluation mode the first two, whole."""
+        """Rows of two initialisations, ``(B, 2, N or fewer, K or 2K)``; in evaluation mode of the first two, whole."""
         size, count, images = scores.shape[:3]
         if count < 2:
             raise UsageError(
@@ -143,18 +150,19 @@ class ContrastiveEncoder(LightningModule):
                 "networks apart by: data.init_args.num_initialisations"
             )
         if not self.training:
-            return scores[:, :2]
+            return self._rows(scores[:, :2])
         entropy = np.random.SeedSequence((self.seed, self.global_step, self.global_rank)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(entropy[0]) >> 1)
         which = torch.rand(size, count, generator=generator).argsort(dim=1)[:, :2].to(scores.device)
         networks = torch.arange(size, device=scores.device)[:, None]
+        rows = self._rows(scores[networks, which])  # of all images: their singular values are those of the whole
         if self.images_per_view is None or self.images_per_view >= images:
-            return scores[networks, which]
-        shown = torch.rand(2, images, generator=generator).argsort(dim=1)[:, : self.images_per_view]
-        return scores[networks[..., None], which[..., None], shown.to(scores.device)]
+            return rows
+        shown = torch.rand(2, images, generator=generator).argsort(dim=1)[:, : self.images_per_view].to(scores.device)
+        return rows.gather(2, shown[None, :, :, None].expand(size, -1, -1, rows.shape[-1]))
 
-    def _project(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        projected = self.projection(self.embed_views(views))  # (B, 2, P)
+    def _project(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        projected = self.projection(self.encoder(rows))  # (B, 2, P)
         return projected[:, 0], projected[:, 1]
 
     def _loss(self, first: Tensor, second: Tensor) -> Tensor:

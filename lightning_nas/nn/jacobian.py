@@ -9,6 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+_SMALLEST = 1e-9  # singular value below which there is no direction
+_FLOOR = 1e-4  # added to singular values, so that those of networks without gradient have a logarithm
+
 Output = Literal["sum", "norm"]
 """What is differentiated: the sum of all class scores (released code) or of their absolute values (the paper)."""
 
@@ -66,6 +69,22 @@ def normalised(scores: Tensor) -> Tensor:
     """Scores divided by the largest singular value of their matrix; what is zero stays zero, ``(..., B, K)``."""
     largest = scores[..., :1].norm(dim=-2, keepdim=True)
     return scores / torch.where(largest > 0, largest, 1.0)
+
+
+def spectral_rows(scores: Tensor) -> Tensor:
+    """Principal scores split into directions and sizes, which a network on rows then sees alike.
+
+    Singular values span decades, within a matrix and between networks, and a network that is given scores as they are
+    hardly sees the small ones. Here every row has its coordinates in units of their root mean square over images, and
+    beside them the logarithms of all singular values, in quarters of a decade above 0.1.
+
+    Shapes:
+        ``(..., B, K)`` -> ``(..., B, 2K)``.
+    """
+    singular = scores.norm(dim=-2, keepdim=True)  # (..., 1, K)
+    directions = scores * (scores.shape[-2] ** 0.5 / singular.clamp_min(_SMALLEST))
+    sizes = 4.0 * torch.log10(singular + _FLOOR) + 4.0
+    return torch.cat([directions, sizes.expand_as(scores)], dim=-1)
 
 
 @contextmanager

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_nas.nn.jacobian import input_jacobian, normalised, principal_scores
+from lightning_nas.nn.jacobian import input_jacobian, normalised, principal_scores, spectral_rows
 from lightning_nas.spaces.nasbench201 import NASBench201
 
 SPACE = NASBench201()
@@ -95,3 +95,21 @@ def test_normalised_scores_have_a_largest_singular_value_of_one():
     values = normalised(scores).norm(dim=-2)
     torch.testing.assert_close(values[:, 0], torch.ones(5))
     torch.testing.assert_close(values[:, 1], scores[..., 1].norm(dim=-1) / scores[..., 0].norm(dim=-1))
+
+
+def test_spectral_rows_are_directions_beside_logarithms_of_singular_values():
+    scores = principal_scores(torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0)) * 0.3, 5)
+    scores[1] *= 1e-3
+    rows = spectral_rows(scores)
+    assert rows.shape == (3, 8, 10)
+    for matrix, row in zip(scores.numpy(), rows.numpy(), strict=True):
+        left, singular, right = np.linalg.svd(matrix, full_matrices=False)
+        np.testing.assert_allclose(np.abs(row[:, :5]), np.abs(left @ right) * 8**0.5, atol=1e-3)
+        np.testing.assert_allclose(row[:, 5:], np.tile(4 * np.log10(singular + 1e-4) + 4, (8, 1)), atol=1e-3)
+    torch.testing.assert_close(rows[..., :5].square().mean(dim=1), torch.ones(3, 5))
+
+
+def test_spectral_rows_of_nothing_are_finite_and_all_alike():
+    rows = spectral_rows(torch.zeros(2, 4, 3))
+    assert not rows[..., :3].any()
+    assert (rows[..., 3:] == -12).all()
