@@ -139,7 +139,7 @@ def _every_pair(
 def _random_forest(seed: int, num_features: int) -> Any:
     from sklearn.ensemble import RandomForestRegressor
 
-    return RandomForestRegressor(100, max_features=min(8, num_features), random_state=seed, n_jobs=1)
+    return RandomForestRegressor(100, max_features=min(8, num_features), random_state=seed, n_jobs=-1)
 
 
 def _paper(own: str, label: str, metric: str) -> str:
