@@ -127,6 +127,7 @@ def _every_pair(
     for source, (views, train, _) in spaces.items():
         for label, features in views.features.items():
             forest = fitted(_random_forest(state, features.values.shape[-1]), features, views.scores, train)
+            forest.n_jobs = 1  # several threads would add up their trees in any order, which changes the last bit
             for target, (others, _, test) in spaces.items():
                 guess = predicted(forest, others.features[label], test)
                 actual, linked = others.scores[test].numpy(), others.connected[test].numpy()
