@@ -102,7 +102,7 @@ def regression(
         f"LightGBM with its defaults on {num_train} random architectures, a row for each of "
         f"{data.num_initialisations} initialisations, predicts the {truth.split} accuracy ({truth.dataset}, "
         f"{truth.epochs} epochs, mean over training seeds) of all that are not isomorphic to these, by the mean over "
-        f"initialisations; {described(data)}; encoder trained without accuracies on canonical networks; 'connected' "
+        f"initialisations; {described(runs[0])}; encoder trained without accuracies on canonical networks; 'connected' "
         f"leaves out {left_out} architectures without a path from input to output"
     )
     findings.scale = f"{len(views.scores):,} architectures of the table {truth.table}, {len(runs)} trained modules"

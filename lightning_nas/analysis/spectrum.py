@@ -67,8 +67,8 @@ def spectrum(
         panels, notes, ("largest singular value", "accuracy (%)"), len(data.jacobian_sets())
     )
     findings.protocol = (
-        f"mean of the largest singular value over initialisations, never divided; {described(data)}; rank correlation "
-        f"with accuracies ({', '.join(sources)}; means over training seeds); 'connected' leaves out architectures "
+        f"mean of the largest singular value over initialisations, never divided; {described(runs[0])}; rank "
+        f"correlation with accuracies ({', '.join(sources)}; means over training seeds); 'connected' leaves out architectures "
         "without a path from input to output, as the figure does"
     )
     findings.scale = ", ".join(f"{part.size:,} networks of {part.space.name}" for part in data.jacobian_sets())

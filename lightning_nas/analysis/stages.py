@@ -91,9 +91,8 @@ def stages(
         metric = f"Pearson, accuracy against that of the neighbours {where}"
         row = Row.of(values, label=label, metric=metric, unit="", paper="", seeds=f"{len(runs)} runs, seed {seed}")
         findings.rows.append(row)
-    data = data_of(runs[0])
     findings.protocol = (
-        f"{len(chosen):,} random canonical networks, the first of their initialisations; {described(data)}; "
+        f"{len(chosen):,} random canonical networks, the first of their initialisations; {described(runs[0])}; "
         f"scikit-learn's t-SNE, perplexity {perplexity:g}, otherwise its defaults; "
         f"{num_neighbors} nearest neighbours; {truth.split} accuracy ({truth.dataset}, {truth.epochs} epochs)"
     )

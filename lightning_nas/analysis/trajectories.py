@@ -122,7 +122,7 @@ def trajectories(
     findings.protocol = (
         f"{len(chosen)} random canonical networks trained for {recipe.epochs} epochs on {len(job.data.train.labels):,} "
         f"images ({canonical_json(recipe.identity())}), validation accuracy {final.mean():.1f} ± {final.std():.1f} %; "
-        f"{described(data)}, each projected by its own singular vectors, embedded by the trained encoder; "
+        f"{described(runs[0])}, each projected by its own singular vectors, embedded by the trained encoder; "
         f"t-SNE of all, perplexity {perplexity:g}; {num_neighbors} nearest neighbours; colours "
         f"and neighbours by {truth.split} accuracy ({truth.dataset}, {truth.epochs} epochs) of the table"
     )

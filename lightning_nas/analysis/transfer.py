@@ -63,6 +63,7 @@ def transfer(
         output: Folder for numbers; default: analysis/transfer in the first run folder.
         record: Folder of the ledger, usually docs/results; writes the numbers there.
     """
+    findings = Findings("transfer", "Prediction within and across spaces", [], "", "", {})
     groups = load_runs(run, several_spaces=True)
     runs = every_run(groups)
     if len(groups) > 1:
@@ -74,7 +75,6 @@ def transfer(
             found = _every_pair(member, features, dataset, (num_train, num_test), (seed, number, place), data_dir)
             for key, value in found.items():
                 measured.setdefault(key, []).append(value)
-    findings = Findings("transfer", "Prediction within and across spaces", [], "", "", {})
     own = runs[0].method
     for (label, metric), values in measured.items():
         findings.rows.append(
@@ -90,7 +90,7 @@ def transfer(
         f"random forest of 100 trees, 8 features a split, on {num_train:,} random architectures of the source, a row "
         f"for each of {data.num_initialisations} initialisations, predicts {num_test:,} of the target, none of them "
         "isomorphic to what its own forest was fitted on, by the mean over initialisations; every run has its own "
-        f"encoder, split and forest; {described(data)}; encoder trained without accuracies on canonical networks; "
+        f"encoder, split and forest; {described(runs[0])}; encoder trained without accuracies on canonical networks; "
         "'connected' leaves out architectures without a path from input to output"
     )
     for networks in data.jacobian_sets():

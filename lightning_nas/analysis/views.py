@@ -111,8 +111,9 @@ def data_of(run: TrainedRun) -> JacobianDataModule:
     return run.data
 
 
-def described(data: JacobianDataModule) -> str:
-    """The Jacobians in words, for protocols."""
+def described(run: TrainedRun) -> str:
+    """The Jacobians of a run in words, and what the encoder sees of them, for protocols."""
+    data = data_of(run)
     parts = [
         f"{data.num_images} images", f"{data.num_initialisations} initialisations",
         f"{data.num_components} components", f"output {data.output!r}",
@@ -120,7 +121,8 @@ def described(data: JacobianDataModule) -> str:
         *(f"{part.space.name} of {part.sizes or 'the usual size'}" for part in data.networks),
         f"{round((1 - data.val_fraction) * sum(part.size for part in data.jacobian_sets())):,} networks trained on",
     ]  # fmt: skip
-    return f"Jacobians ({', '.join(parts)})"
+    seen = ", seen as directions and logarithms of singular values" if getattr(run.module, "spectrum", False) else ""
+    return f"Jacobians ({', '.join(parts)}){seen}"
 
 
 @torch.no_grad()

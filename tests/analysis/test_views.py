@@ -12,6 +12,7 @@ from lightning_nas.analysis.views import (
     NetworkViews,
     agreement,
     data_of,
+    described,
     fitted,
     jacobian_features,
     network_views,
@@ -106,3 +107,11 @@ def test_runs_on_other_data_are_another_experiment(contrastive, tmp_path):
     (tmp_path / "other" / "config.yaml").write_text(yaml.safe_dump(config))
     assert len(load_runs([contrastive / "one0", contrastive / "one1"])) == 1
     assert len(load_runs([contrastive / "one0", tmp_path / "other"])) == 2
+
+
+def test_a_description_says_what_the_encoder_sees(contrastive):
+    (run,) = load_runs([contrastive / "one0"])["Contrastive"]
+    plain = described(run)
+    assert plain.startswith("Jacobians (")
+    run.module.spectrum = True
+    assert described(run) == f"{plain}, seen as directions and logarithms of singular values"
