@@ -68,8 +68,8 @@ def spectrum(
     )
     findings.protocol = (
         f"mean of the largest singular value over initialisations, never divided; {described(runs[0])}; rank "
-        f"correlation with accuracies ({', '.join(sources)}; means over training seeds); 'connected' leaves out architectures "
-        "without a path from input to output, as the figure does"
+        f"correlation with accuracies ({', '.join(sources)}; means over training seeds); 'connected' leaves out "
+        "architectures without a path from input to output, as the figure does"
     )
     findings.scale = ", ".join(f"{part.size:,} networks of {part.space.name}" for part in data.jacobian_sets())
     publish(findings, runs, output, record)
