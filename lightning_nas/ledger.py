@@ -345,7 +345,8 @@ def _pool(rows: Sequence[Row]) -> Row:
     notes = _distinct(row.note for row in rows if row.note)
     if n > len(rows):  # groups of runs, for example those of one trained module each
         texts = " / ".join(f"{one:.{_digits(first)}f}" for one in means)
-        notes = [f"means of the {len(rows)} parts {texts}"]
+        shared = notes if len({row.note for row in rows}) == 1 else []  # others are of one part: its time, its interval
+        notes = [f"means of the {len(rows)} parts {texts}", *shared]
     return replace(
         first,
         mean=mean,

@@ -179,6 +179,16 @@ def test_what_was_not_run(tmp_path):
     assert merge([replace(RESULT, rows=(row,))] * 2).rows == (row,)
 
 
+@pytest.mark.parametrize(("notes", "kept"), [(("took 3 s", "took 4 s"), ""), (("one seed",) * 2, "; one seed")])
+def test_merged_groups_of_runs_show_the_mean_of_each(notes, kept):
+    parts = [
+        replace(RESULT, rows=(Row.of([90.0 + i, 91.0 + i], label="gp", metric="m", unit="%", paper="", seeds=f"seed {i}",
+                                     note=note),))
+        for i, note in enumerate(notes)
+    ]  # fmt: skip
+    assert merge(parts).rows[0].note == f"means of the 2 parts 90.50 / 91.50{kept}"
+
+
 def test_merge_refuses_what_does_not_belong_together():
     with pytest.raises(UsageError, match="the scale differs"):
         merge([RESULT, replace(RESULT, scale="5 runs")])

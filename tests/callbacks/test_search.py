@@ -136,6 +136,26 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_search_may_take_the_seed_of_its_module(tmp_path, benchmark):
+    weights = Arch2Vec(num_ops=5, latent_dim=3, hidden_dim=8, num_layers=1, seed=7)
+    callback = SearchCallback(benchmark, {"random": RandomSearch()}, num_queries=6, num_runs=3, seed=None)
+    trainer(tmp_path / "own", callback).search(weights, data())
+    search(tmp_path / "given", benchmark, {"random": RandomSearch()}, seed=7)
+    search(tmp_path / "other", benchmark, {"random": RandomSearch()}, seed=0)
+    own, given, other = (histories_in(tmp_path / name)["random"] for name in ("own", "given", "other"))
+    assert own["seed"] == 7
+    assert torch.equal(own["indices"], given["indices"])
+    assert not torch.equal(own["indices"], other["indices"])
+
+
+def test_a_module_without_a_seed_gives_none(tmp_path, benchmark):
+    weights = module()
+    del weights.hparams["seed"]
+    callback = SearchCallback(benchmark, {"random": RandomSearch()}, num_queries=6, seed=None)
+    with pytest.raises(UsageError, match="give the search a seed of its own"):
+        trainer(tmp_path, callback).search(weights, data())
+
+
 def test_strategies_learn_by_gradients_in_fit_and_search(tmp_path, benchmark):
     fitted = trainer(tmp_path / "fit", SearchCallback(benchmark, learning_strategies(), num_queries=5, num_runs=2))
     fitted.fit(module(), data())
