@@ -181,11 +181,9 @@ def test_what_was_not_run(tmp_path):
 
 @pytest.mark.parametrize(("notes", "kept"), [(("took 3 s", "took 4 s"), ""), (("one seed",) * 2, "; one seed")])
 def test_merged_groups_of_runs_show_the_mean_of_each(notes, kept):
-    parts = [
-        replace(RESULT, rows=(Row.of([90.0 + i, 91.0 + i], label="gp", metric="m", unit="%", paper="", seeds=f"seed {i}",
-                                     note=note),))
-        for i, note in enumerate(notes)
-    ]  # fmt: skip
+    text = {"label": "gp", "metric": "m", "unit": "%", "paper": ""}
+    rows = [Row.of([90.0 + i, 91.0 + i], **text, seeds=f"seed {i}", note=note) for i, note in enumerate(notes)]
+    parts = [replace(RESULT, rows=(row,)) for row in rows]
     assert merge(parts).rows[0].note == f"means of the 2 parts 90.50 / 91.50{kept}"
 
 
