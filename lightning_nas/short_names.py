@@ -18,13 +18,13 @@ import lightning_nas.modules.arch2vec
 import lightning_nas.modules.classifier
 import lightning_nas.modules.contrastive
 import lightning_nas.modules.sequence_autoencoder
+import lightning_nas.predictors.guided_search
 import lightning_nas.predictors.latent_search
 import lightning_nas.predictors.mlp
 import lightning_nas.predictors.tuned
 import lightning_nas.search.candidate_bayesian
 import lightning_nas.search.evolution
 import lightning_nas.search.local
-import lightning_nas.search.predictor_guided
 import lightning_nas.search.random
 import lightning_nas.spaces.darts
 import lightning_nas.spaces.functional

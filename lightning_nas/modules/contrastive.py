@@ -76,8 +76,9 @@ class ContrastiveEncoder(LightningModule):
         images_per_view: Of the N images, how many a view has in training, others in every step and for both views; None
             (paper and released code) for all. Fewer cost less, and an encoder of few initialisations learns them by
             heart later.
-        spectrum: Give the encoder the directions of the scores beside the logarithms of the singular values, instead of
-            (paper and released code) their product, in which it hardly sees the small ones.
+        spectrum: Give the encoder the directions of the scores beside the logarithms of the singular values (see
+            ``spectral_rows``), instead of (paper and released code) their product, in which it hardly sees the small
+            ones.
         init: How weights begin: ``he`` keeps the scale of what goes through the layers, ``torch`` (paper and released
             code) shrinks it.
         optimizer: Optimiser; default Adam with learning rate 1e-3 (released code: 5e-5).
@@ -120,7 +121,7 @@ class ContrastiveEncoder(LightningModule):
         self.save_hyperparameters(ignore=["optimizer"])
         self.temperature, self.decay, self.seed, self.optimizer = temperature, decay, seed, optimizer
         self.images_per_view, self.spectrum = images_per_view, spectrum
-        self.encoder = DeepSets(2 * num_components if spectrum else num_components, hidden_dim, embedding_dim, init)
+        self.encoder = DeepSets(2 * num_components + 1 if spectrum else num_components, hidden_dim, embedding_dim, init)
         self.projection = nn.Sequential(nn.ReLU(), LINEAR[init](embedding_dim, projection_dim))
 
     def embed(self, scores: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ class ContrastiveEncoder(LightningModule):
         return loss
 
     def _two_views(self, scores: Tensor) -> Tensor:
-        """Rows of two initialisations, ``(B, 2, N or fewer, K or 2K)``; in evaluation mode of the first two, whole."""
+        """Rows of two initialisations, ``(B, 2, N or fewer, K or 2K + 1)``; evaluation: the first two, whole."""
         size, count, images = scores.shape[:3]
         if count < 2:
             raise UsageError(

@@ -76,15 +76,19 @@ def spectral_rows(scores: Tensor) -> Tensor:
 
     Singular values span decades, within a matrix and between networks, and a network that is given scores as they are
     hardly sees the small ones. Here every row has its coordinates in units of their root mean square over images, and
-    beside them the logarithms of all singular values, in quarters of a decade above 0.1.
+    beside them, in quarters of a decade, the logarithm of the largest singular value above 0.1 and those of all others
+    below it. Search spaces differ in the largest one more than in the others' distance from it, which therefore means
+    the same in a space that an embedding was not fitted on.
 
     Shapes:
-        ``(..., B, K)`` -> ``(..., B, 2K)``.
+        ``(..., B, K)`` -> ``(..., B, 2K + 1)``.
     """
     singular = scores.norm(dim=-2, keepdim=True)  # (..., 1, K)
     directions = scores * (scores.shape[-2] ** 0.5 / singular.clamp_min(_SMALLEST))
-    sizes = 4.0 * torch.log10(singular + _FLOOR) + 4.0
-    return torch.cat([directions, sizes.expand_as(scores)], dim=-1)
+    sizes = 4.0 * torch.log10(singular + _FLOOR)
+    largest = sizes[..., :1]
+    sizes = torch.cat([largest + 4.0, sizes - largest], dim=-1)
+    return torch.cat([directions, sizes.expand(*scores.shape[:-1], -1)], dim=-1)
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from torch import BoolTensor, LongTensor, Tensor
 
 from lightning_nas.errors import SpaceError, UsageError
 from lightning_nas.predictors.emprox import EmProx
+from lightning_nas.predictors.guided_search import random_candidates
 from lightning_nas.predictors.nao import NAO
 from lightning_nas.predictors.sequence_training import Autoencoder
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool
-from lightning_nas.search.predictor_guided import random_candidates
 from lightning_nas.search.strategy import SearchStrategy
 from lightning_nas.spaces.base import CellGraph, FiniteSpace
 from lightning_nas.spaces.sequences import GraphSequence, graphs_of, misplaced, tokens_of, vocabulary_size

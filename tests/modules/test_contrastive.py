@@ -188,10 +188,10 @@ def test_many_networks_are_compared_part_by_part(monkeypatch):
 def test_singular_values_are_those_of_all_images_in_training_too():
     scores = torch.randn(6, 3, 9, 4, generator=torch.Generator().manual_seed(0))
     module = ContrastiveEncoder(4, embedding_dim=8, images_per_view=3, spectrum=True)
-    assert module.encoder.element[0].in_features == 8
+    assert module.encoder.element[0].in_features == 9
     module._trainer = SimpleNamespace(global_step=0, global_rank=0)
     views = module.train()._two_views(scores)
-    assert views.shape == (6, 2, 3, 8)
+    assert views.shape == (6, 2, 3, 9)
     whole = {tuple(row) for row in spectral_rows(scores)[..., 4:].flatten(0, 2).tolist()}
     assert {tuple(row) for row in views[..., 4:].flatten(0, 2).tolist()} <= whole
     assert torch.equal(module.eval()._two_views(scores), spectral_rows(scores[:, :2]))

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from lightning_nas.errors import UsageError
+from lightning_nas.predictors.guided_search import PredictorGuidedSearch
 from lightning_nas.search.history import SearchHistory
 from lightning_nas.search.pool import CandidatePool
-from lightning_nas.search.predictor_guided import PredictorGuidedSearch
 from lightning_nas.search.random import RandomSearch
 from tests.contract import TinySpace
 

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import LongTensor, Tensor
 
 from lightning_nas.errors import UsageError
+from lightning_nas.predictors.predictor import Predictor
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool, pick_unvisited
 from lightning_nas.search.strategy import SearchStrategy
-from lightning_nas.spaces.base import FiniteSpace
-
-
-class Fitted(Protocol):
-    """A predictor that has learnt."""
-
-    def predict(self, members: LongTensor) -> Tensor:
-        """Accuracies of architectures by their index in the space, ``(m,)`` -> ``(m,)``."""
-        ...
-
-
-class AccuracyPredictor(Protocol):
-    """What :class:`~lightning_nas.predictors.predictor.Predictor` does, as far as a search needs it."""
-
-    def fit(self, space: FiniteSpace[Any], members: LongTensor, accuracies: Tensor, seed: int = 0) -> Fitted:
-        """Learn from architectures by their index in the space, ``(n,)``, and their accuracies, ``(n,)``."""
-        ...
 
 
 class PredictorGuidedSearch(SearchStrategy):
@@ -46,7 +30,7 @@ class PredictorGuidedSearch(SearchStrategy):
     """
 
     def __init__(
-        self, predictor: AccuracyPredictor, num_initial: int = 16, num_random: int = 200, num_parents: int = 10
+        self, predictor: Predictor, num_initial: int = 16, num_random: int = 200, num_parents: int = 10
     ) -> None:
         if num_initial < 2 or num_random < 1 or num_parents < 0:
             raise UsageError(
