@@ -214,7 +214,7 @@ class VisionDataModule(LightningDataModule, ABC):
         # By name: Lightning makes loaders anew for distributed runs, and repeats positional arguments.
         alone = shuffle and len(split.labels) > 1 and len(split.labels) % self.batch_size == 1
         return DataLoader(
-            ImageBatches(split), batch_size=self.batch_size, sampler=sampler, collate_fn=_identity,
+            ImageBatches(split), batch_size=self.batch_size, sampler=sampler, collate_fn=as_it_is,
             drop_last=alone,  # batch normalisation cannot do with one image
         )  # fmt: skip
 
@@ -318,5 +318,5 @@ def _name(step: Callable[[Tensor], Any], owner: str) -> str:
     return f"{step.__module__}.{name}"
 
 
-def _identity(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     return batch

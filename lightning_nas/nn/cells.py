@@ -87,9 +87,10 @@ class StagedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores, ``(B, in_channels, H, W)`` -> ``(B, num_classes)``."""
-        return self._classify(self.cells(self.stem(images)))
+        return self.classify(self.cells(self.stem(images)))
 
-    def _classify(self, features: Tensor) -> Tensor:
+    def classify(self, features: Tensor) -> Tensor:
+        """Class scores of the last block's output, ``(B, C, H, W)`` -> ``(B, num_classes)``."""
         features = self.last_activation(features)
         # The gradient of a mean would be laid out as (B, C, H, W) whatever the features are, which slows a CPU down.
         pooled = features.sum(dim=(2, 3)) / (features.shape[2] * features.shape[3])
@@ -99,4 +100,4 @@ class StagedNetwork(nn.Module):
         """Class scores of the network and of its auxiliary head, two of ``(B, num_classes)``."""
         assert self.auxiliary is not None, "made without an auxiliary head"
         front = self.cells[: self.branch_off + 1](self.stem(images))
-        return self._classify(self.cells[self.branch_off + 1 :](front)), self.auxiliary(front)
+        return self.classify(self.cells[self.branch_off + 1 :](front)), self.auxiliary(front)

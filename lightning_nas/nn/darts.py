@@ -89,9 +89,12 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve the image: ``(B, C_in, H, W)`` -> ``(B, C_out, ceil(H/2), ceil(W/2))``."""
+        return self.normalisation(self.halves(x))  # type: ignore[no-any-return]
+
+    def halves(self, x: Tensor) -> Tensor:
+        """What is normalised: the outputs of the two convolutions side by side."""
         x = self.activation(x)
-        halves = torch.cat([self.straight(x), self.shifted(self.shift(x))], dim=1)
-        return self.normalisation(halves)  # type: ignore[no-any-return]
+        return torch.cat([self.straight(x), self.shifted(self.shift(x))], dim=1)
 
 
 def make_operation(name: str, channels: int, stride: int = 1, affine: bool = True) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import BoolTensor, LongTensor, Tensor
 
 from lightning_nas.errors import SpaceError
 from lightning_nas.nn.darts import OPERATIONS, GenotypeNetwork, Stem, in_stages, in_thirds
+from lightning_nas.nn.darts_supernet import DARTSSupernet, Part, groups_of
 from lightning_nas.nn.isomorphism import isomorphism_hashes
 from lightning_nas.spaces import darts_cells
 from lightning_nas.spaces.base import CellGraph, FiniteSpace, SearchSpace
@@ -349,6 +350,44 @@ class DARTSNetwork(SearchSpace[Cells]):
         """The evaluation network of DARTS; arguments and defaults are those of :meth:`DARTSCell.build`."""
         sizes = channels, cells_per_stage, num_stages, num_layers, num_classes, in_channels
         return _build(self.cells(arch), *sizes, auxiliary, stem)
+
+    def supernet(
+        self,
+        part: Part = "darts",
+        channels: int = 16,
+        num_layers: int = 8,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        partial: int = 1,
+    ) -> DARTSSupernet:
+        """The network that holds all operations on all 14 edges of both cells.
+
+        Args:
+            part: ``darts``: all eight operations; ``s5``: without ``none``; ``s1`` … ``s4``: those of RobustDARTS
+                (arXiv 1909.09656).
+            channels: Width of the first cells' blocks; doubles at every reduction.
+            num_layers: Cells, reductions at one third and two thirds.
+            num_classes: Outputs of the classifier.
+            in_channels: Channels of the input image.
+            partial: One over the share of the channels that operations see, k; 1 for all.
+        """
+        return DARTSSupernet(part, channels, num_layers, num_classes, in_channels, partial)
+
+    def from_choice(self, choice: Tensor, part: Part = "darts") -> Cells:
+        """The architecture with these operations on the supernet's edges, ``(2, 14)``, two into every block.
+
+        The noise of S4, for which evaluation networks have no operation, becomes ``none``.
+        """
+        cells = []
+        for group, codes in zip(groups_of(part), choice.tolist(), strict=True):
+            edges = [
+                (OPERATIONS.index(names[code]) if names[code] in OPERATIONS else 0, tail)
+                for code, names, (tail, _) in zip(codes, group.operations, group.edges, strict=True)
+                if code >= 0
+            ]
+            cells.append(tuple(number for edge in edges for number in edge))
+        normal, reduction = self.cells((cells[0], cells[1]))
+        return normal, reduction
 
 
 def _halves(graphs: CellGraph) -> list[CellGraph]:

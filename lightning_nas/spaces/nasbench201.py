@@ -12,10 +12,11 @@ from torch import BoolTensor, LongTensor, Tensor
 
 from lightning_nas.errors import SpaceError
 from lightning_nas.nn.cells import EDGES, NASBench201Cell, StagedNetwork
+from lightning_nas.nn.nasbench201_supernet import CANDIDATES, NASBench201Supernet
 from lightning_nas.spaces.base import CellGraph
 from lightning_nas.spaces.categorical import CategoricalSpace, Codes
 
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+OPERATIONS = CANDIDATES
 
 # Operations move from edges to vertices: an arc wherever the head of one edge is the tail of the next.
 _ARCS = ((0, 1), (0, 2), (0, 4), (1, 3), (1, 5), (2, 6), (3, 6), (4, 7), (5, 7), (6, 7))
@@ -214,6 +215,33 @@ class NASBench201(CategoricalSpace):
         operations = [OPERATIONS[code] for code in arch]
         make_cell = partial(NASBench201Cell, operations)
         return StagedNetwork(make_cell, channels, cells_per_stage, num_stages, num_classes, in_channels, auxiliary)
+
+    def supernet(
+        self,
+        channels: int = 16,
+        cells_per_stage: int = 5,
+        num_stages: int = 3,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        partial: int = 1,
+    ) -> NASBench201Supernet:
+        """The network that holds all operations on all edges; arguments are those of :meth:`build`.
+
+        Args:
+            channels: Width of the first stage; doubles at every reduction.
+            cells_per_stage: Cells in each stage.
+            num_stages: Number of stages.
+            num_classes: Outputs of the classifier.
+            in_channels: Channels of the input image.
+            partial: One over the share of the channels that operations see, k; 1 for all.
+        """
+        return NASBench201Supernet(channels, cells_per_stage, num_stages, num_classes, in_channels, partial)
+
+    def from_choice(self, choice: Tensor) -> Codes:
+        """The cell with these operations on the supernet's edges, ``(1, 6)``."""
+        arch = tuple(choice[0].tolist())
+        self._check(arch)
+        return arch
 
 
 def _is_operation(labels: Tensor) -> Tensor:
