@@ -1,0 +1,366 @@
+"""Reading an architecture off a trained supernet: by its largest weights, or by what it misses most."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_nas.benchmarks.base import Benchmark
+from lightning_nas.errors import SearchStateError, UsageError
+from lightning_nas.files import ensure_writable, write_atomically
+from lightning_nas.modules.darts import DARTS, Images
+from lightning_nas.nn.supernet import frozen_statistics
+from lightning_nas.provenance import provenance
+from lightning_nas.spaces.config import describe_space
+
+_TUNING = 1_000_000  # epochs of a selection draw other batches than those of the training
+
+
+class Selection(Callback, ABC):
+    """Reads an architecture off a supernet when ``fit`` ends, or alone under ``lightning-nas search``.
+
+    Leaves ``selection/<label>.json`` in the run folder: the architecture, what benchmarks say of it, seconds. The first
+    selection of a configuration also leaves ``genotype.json``, which ``lightning-nas retrain`` takes.
+
+    Args:
+        label: What the method is called in tables.
+        benchmarks: What architectures score, by the name of the data set.
+    """
+
+    def __init__(self, label: str, benchmarks: dict[str, Benchmark] | None = None) -> None:  # type: ignore[type-arg]
+        if not label.strip():
+            raise UsageError(f"{type(self).__name__}: got no label, expected a name for tables")
+        self.label, self.benchmarks = label, benchmarks or {}
+
+    @property
+    def slug(self) -> str:
+        """The label as a file name."""
+        return re.sub(r"\W+", "_", self.label.lower()).strip("_")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what can be checked before the work starts."""
+        if not isinstance(pl_module, DARTS):
+            raise UsageError(f"{type(self).__name__}: got a {type(pl_module).__name__}, expected a DARTS supernet")
+        strangers = [name for name, known in self.benchmarks.items() if known.space != pl_module.space]
+        if strangers:
+            raise UsageError(f"{type(self).__name__}: the benchmarks {strangers} are of another space than the supernet")
+        others = [one for one in trainer.callbacks if isinstance(one, Selection) and one.slug == self.slug]  # type: ignore[attr-defined]
+        if len(others) > 1:
+            raise UsageError(f"{type(self).__name__}: got {len(others)} selections with the label {self.label!r}")
+        if trainer.is_global_zero:
+            ensure_writable(Path(trainer.default_root_dir, "selection"))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Select, unless the training was stopped."""
+        if not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
+            self.run(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Select under ``lightning-nas search``, which loads a trained supernet and validates it."""
+        if getattr(trainer, "searching", False):
+            self.run(trainer, pl_module)
+
+    def run(self, trainer: Trainer, module: Any) -> None:
+        """Select and write what was found."""
+        started = time.perf_counter()
+        choice = self.select(trainer, module)
+        self.write(trainer, module, choice, time.perf_counter() - started)
+
+    @abstractmethod
+    def select(self, trainer: Trainer, module: DARTS) -> Tensor:
+        """Operation on every edge, −1 for no edge, ``(G, E)``; the module stays as it is."""
+
+    def describe(self, module: DARTS, choice: Tensor) -> dict[str, Any]:
+        """The architecture of a choice, its skip connections, and its scores by data set."""
+        arch = module.architecture(choice)
+        scores = {name: known.evaluate([arch]) for name, known in self.benchmarks.items()}
+        return {
+            "architecture": module.space.format(arch),
+            "skip_connections": module.num_skips(choice),
+            "scores": {
+                name: {"valid": float(found.valid[0]), "test": float(found.test[0])} for name, found in scores.items()
+            },
+        }
+
+    def write(self, trainer: Trainer, module: DARTS, choice: Tensor, seconds: float, **more: Any) -> None:
+        """Write the result; only the first process does."""
+        if not trainer.is_global_zero:
+            return
+        found = self.describe(module, choice)
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        origin = provenance()
+        content = {
+            "label": self.label, **found, "space": module.space.name, "space_class": describe_space(module.space),
+            "seed": module.seed, "seconds": round(seconds, 3), "epochs": trainer.current_epoch,
+            "supernet_accuracy": None if accuracy is None else float(accuracy), **more,
+            "command": origin["command"], "commit": origin["commit"], "versions": origin["versions"],
+        }  # fmt: skip
+        folder = Path(trainer.default_root_dir)
+        _write_json(folder / "selection" / f"{self.slug}.json", content)
+        first = next(one for one in trainer.callbacks if isinstance(one, Selection))  # type: ignore[attr-defined]
+        if first is self:
+            genotype = {name: content[name] for name in ("space", "space_class", "architecture")}
+            _write_json(folder / "genotype.json", genotype)
+        scores = ", ".join(f"{name} {score['test']:.2f} %" for name, score in found["scores"].items())
+        print(f"{self.label}: {found['architecture']} {scores}")  # noqa: T201
+
+
+class MagnitudeSelection(Selection):
+    """The architecture with the largest weights (DARTS, arXiv 1806.09055, section 2.4), after every epoch and at the end.
+
+    Args:
+        label: What the method is called in tables.
+        benchmarks: What architectures score, by the name of the data set.
+    """
+
+    def __init__(self, label: str, benchmarks: dict[str, Benchmark] | None = None) -> None:  # type: ignore[type-arg]
+        super().__init__(label, benchmarks)
+        self.trajectory: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was selected after each epoch so far."""
+        return {"trajectory": json.dumps(self.trajectory)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.trajectory = json.loads(state_dict["trajectory"])
+
+    @property
+    def state_key(self) -> str:
+        """One state for every label."""
+        return f"{type(self).__name__}-{self.slug}"
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what would be selected now."""
+        assert isinstance(pl_module, DARTS)
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        self.trajectory.append(
+            {
+                "epoch": trainer.current_epoch + 1, **self.describe(pl_module, pl_module.choice()),
+                "supernet_accuracy": None if accuracy is None else float(accuracy),
+            }  # fmt: skip
+        )
+
+    def select(self, trainer: Trainer, module: DARTS) -> Tensor:
+        """What the weights say."""
+        return module.choice()
+
+    def write(self, trainer: Trainer, module: DARTS, choice: Tensor, seconds: float, **more: Any) -> None:
+        """The result and how it came about."""
+        super().write(trainer, module, choice, seconds, trajectory=self.trajectory, **more)
+
+
+class PerturbationSelection(Selection):
+    """The operations that a supernet misses most, edge by edge, tuned in between (DARTS-PT, arXiv 2108.04392).
+
+    On a random undecided edge of every kind of cell, each operation in turn is taken out; the one without which the
+    supernet's validation accuracy is lowest is kept, alone; then the supernet is trained for some epochs. Where nodes
+    keep some edges only, those whose loss hurts least are taken out after that, node by node.
+
+    All operations are scored on the same images in the same order, as they are, and normalised by the statistics of
+    each batch, which leaves running statistics alone. The released code's scores have noise of their own:
+    ``mode: reference`` has its augmented images in another order for every score, and lets running statistics change.
+
+    A selection that is interrupted goes on where it was: ``selection/<label>.pt`` holds its state after each decision.
+
+    Args:
+        label: What the method is called in tables.
+        benchmarks: What architectures score, by the name of the data set.
+        tune_epochs: Epochs of training between two decisions.
+        lr: Learning rate of the weights meanwhile.
+        mode: ``paper`` or ``reference`` (see above).
+        seed: Of the order of edges and of noise; None for the module's.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        benchmarks: dict[str, Benchmark] | None = None,  # type: ignore[type-arg]
+        tune_epochs: int = 5,
+        lr: float = 0.0025,
+        mode: Literal["paper", "reference"] = "paper",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(label, benchmarks)
+        if tune_epochs < 0 or lr <= 0.0 or mode not in ("paper", "reference"):
+            raise UsageError(
+                f"PerturbationSelection(tune_epochs={tune_epochs}, lr={lr}, mode={mode!r}): expected tune_epochs of 0 "
+                "or more, a positive lr, mode 'paper' or 'reference'"
+            )
+        self.tune_epochs, self.lr, self.mode, self.seed = tune_epochs, lr, mode, seed
+
+    def select(self, trainer: Trainer, module: DARTS) -> Tensor:
+        """Decide all edges, then which edges stay."""
+        copied = _copy(module)
+        run = _Perturbation(self, trainer, copied, module.seed if self.seed is None else self.seed)
+        return run.finish()
+
+
+class _Perturbation:
+    """A selection under way."""
+
+    def __init__(self, settings: PerturbationSelection, trainer: Trainer, module: DARTS, seed: int) -> None:
+        self.settings, self.trainer, self.module, self.seed = settings, trainer, module, seed
+        self.data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.path = Path(trainer.default_root_dir, "selection", f"{settings.slug}.pt")
+        self.weights, self.alpha = module.make_optimizers()
+        for group in self.weights.param_groups:
+            group["lr"] = settings.lr
+        self.removed = torch.zeros(module.decided.shape, dtype=torch.bool)
+        self.rounds = 0
+        self.plan = self._plan()
+
+    def _plan(self) -> list[list[tuple[str, int, int]]]:
+        """What each round decides: ``("edge", kind, edge)`` or ``("node", kind, place of the node)``."""
+        network, rng = self.module.network, np.random.default_rng((self.seed, 7))
+        kinds, edges, _ = network.shape
+        orders = [rng.permutation(edges).tolist() for _ in range(kinds)]
+        plan = [[("edge", kind, order[turn]) for kind, order in enumerate(orders)] for turn in range(edges)]
+        if network.kept is None:
+            return plan
+        crowded = [
+            [node for node, arriving in enumerate(network.arriving(kind)) if len(arriving) > network.kept]
+            for kind in range(kinds)
+        ]
+        nodes = [rng.permutation(places).tolist() for places in crowded]
+        return plan + [
+            [("node", kind, order[turn]) for kind, order in enumerate(nodes)] for turn in range(len(nodes[0]))
+        ]
+
+    def finish(self) -> Tensor:
+        """Go through all rounds that are left; the choice."""
+        self._resume()
+        while self.rounds < len(self.plan):
+            for what, kind, place in self.plan[self.rounds]:
+                if what == "edge":
+                    self._decide(kind, place)
+                else:
+                    self._thin(kind, place)
+            self.rounds += 1
+            if self.rounds < len(self.plan):
+                self._tune()
+            self._save()
+        return self.module.decided.cpu().masked_fill(self.removed, -1)
+
+    def _decide(self, kind: int, edge: int) -> None:
+        """Keep the operation that is missed most on an edge; of equals the first."""
+        mixture = self.module.mixture()
+        accuracies: dict[int, float] = {}
+        names = self.module.network.groups[kind].operations[edge]
+        for code in mixture.active[kind, edge].nonzero().flatten().tolist():
+            active = mixture.active.clone()
+            if names[code] != "none":  # which nothing comes from
+                active[kind, edge, code] = False
+            accuracies[code] = self._accuracy(active)
+        if accuracies:
+            self.module.decided[kind, edge] = min(accuracies, key=lambda code: accuracies[code])
+
+    def _thin(self, kind: int, node: int) -> None:
+        """Take edges into a node out until it has as many as an architecture."""
+        network = self.module.network
+        assert network.kept is not None
+        left = [edge for edge in network.arriving(kind)[node] if not self.removed[kind, edge]]
+        while len(left) > network.kept:
+            accuracies = {}
+            for edge in left:
+                active = self.module.mixture().active.clone()
+                active[kind, edge] = False
+                accuracies[edge] = self._accuracy(active)
+            worst = max(left, key=lambda edge: accuracies[edge])
+            self.removed[kind, worst] = True
+            self.module.active[kind, worst] = False
+            left.remove(worst)
+
+    @torch.no_grad()
+    def _accuracy(self, active: Tensor) -> float:
+        """Share of right answers without some operations; the weights of the others stay what they are."""
+        module = self.module
+        mixture = module.mixture()._replace(active=active)
+        if self.settings.mode == "reference":
+            module.train()
+            return self._share(mixture, self._noisy_batches())
+        with frozen_statistics(module.network):
+            if not hasattr(self, "_scored"):
+                self._scored: list[Images] = self.data.scoring_batches(module.device)
+            return self._share(mixture, self._scored)
+
+    def _noisy_batches(self) -> list[Images]:
+        self._scores = getattr(self, "_scores", 0) + 1
+        epoch = 2 * _TUNING + 1000 * self.rounds + self._scores
+        return [valid for _, valid in self.data.batches(epoch, device=self.module.device)]
+
+    def _share(self, mixture: Any, batches: Sequence[Images]) -> float:
+        right = sum(int((self.module.network(x, mixture).argmax(dim=1) == y).sum()) for x, y in batches)
+        return right / sum(len(y) for _, y in batches)
+
+    def _tune(self) -> None:
+        trainer = self.trainer
+        for number in range(self.settings.tune_epochs):
+            epoch = _TUNING + self.rounds * self.settings.tune_epochs + number
+            self.module.train()
+            batches = self.data.batches(epoch, trainer.global_rank, trainer.world_size, self.module.device)
+            for step, (train, valid) in enumerate(batches):
+                self.module.search_step(train, valid, (self.weights, self.alpha), (epoch, step), 1.0)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "rounds": self.rounds, "removed": self.removed, "module": self.module.state_dict(),
+            "weights": self.weights.state_dict(), "alpha": self.alpha.state_dict(), "identity": self._identity(),
+        }  # fmt: skip
+
+    def _identity(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "tune_epochs": settings.tune_epochs, "lr": settings.lr, "mode": settings.mode, "seed": self.seed,
+            "step": self.trainer.global_step, "epoch": self.trainer.current_epoch, "start": self._start,
+        }  # fmt: skip
+
+    def _save(self) -> None:
+        if self.trainer.is_global_zero:
+            with write_atomically(self.path, "wb") as file:
+                torch.save(self._state(), file)
+
+    def _resume(self) -> None:
+        """Go on from the state of an interrupted selection of the same supernet."""
+        self._start = float(sum(value.double().sum() for value in self.module.state_dict().values()))
+        if not self.path.exists():
+            return
+        try:
+            state = torch.load(self.path, map_location=self.module.device, weights_only=True)
+        except Exception as error:
+            raise SearchStateError(f"{self.path}: cannot be read ({error}); delete it to select anew") from error
+        mine, theirs = self._identity(), state["identity"]
+        if any(mine[name] != theirs.get(name) for name in ("tune_epochs", "lr", "mode", "seed", "start")):
+            return  # of another supernet, or other settings: what is selected now takes its place
+        self.module.load_state_dict(state["module"])
+        self.weights.load_state_dict(state["weights"])
+        self.alpha.load_state_dict(state["alpha"])
+        self.rounds, self.removed = state["rounds"], state["removed"].cpu()
+
+
+def _copy(module: DARTS) -> DARTS:
+    """A copy that can be trained on while the module stays as it is."""
+    trainer, module._trainer = module._trainer, None
+    try:
+        copied = copy.deepcopy(module)
+    finally:
+        module._trainer = trainer
+    copied._trainer = trainer
+    return copied
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with write_atomically(path) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
