@@ -7,7 +7,8 @@ import json
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,6 +162,20 @@ class MagnitudeSelection(Selection):
         super().write(trainer, module, choice, seconds, trajectory=self.trajectory, **more)
 
 
+class RandomSelection(Selection):
+    """Any architecture, whatever the supernet has learnt: random operations, and random edges where some are kept.
+
+    Args:
+        label: What the method is called in tables.
+        benchmarks: What architectures score, by the name of the data set.
+    """
+
+    def select(self, trainer: Trainer, module: DARTS) -> Tensor:
+        """The choice of random weights."""
+        generator = torch.Generator().manual_seed(module.seed)
+        return module.network.choose(torch.rand(module.network.shape, generator=generator))
+
+
 class PerturbationSelection(Selection):
     """The operations that a supernet misses most, edge by edge, tuned in between (DARTS-PT, arXiv 2108.04392).
 
@@ -218,7 +233,8 @@ class _Perturbation:
         for group in self.weights.param_groups:
             group["lr"] = settings.lr
         self.removed = torch.zeros(module.decided.shape, dtype=torch.bool)
-        self.rounds = 0
+        self.rounds, self.scores = 0, 0
+        self.scored: Sequence[Images] | None = None
         self.plan = self._plan()
 
     def _plan(self) -> list[list[tuple[str, int, int]]]:
@@ -254,17 +270,11 @@ class _Perturbation:
         return self.module.decided.cpu().masked_fill(self.removed, -1)
 
     def _decide(self, kind: int, edge: int) -> None:
-        """Keep the operation that is missed most on an edge; of equals the first."""
-        mixture = self.module.mixture()
-        accuracies: dict[int, float] = {}
-        names = self.module.network.groups[kind].operations[edge]
-        for code in mixture.active[kind, edge].nonzero().flatten().tolist():
-            active = mixture.active.clone()
-            if names[code] != "none":  # which nothing comes from
-                active[kind, edge, code] = False
-            accuracies[code] = self._accuracy(active)
-        if accuracies:
-            self.module.decided[kind, edge] = min(accuracies, key=lambda code: accuracies[code])
+        candidates = self.module.mixture().active[kind, edge].nonzero().flatten().tolist()
+        if candidates:
+            self.module.decided[kind, edge] = missed_most(
+                self.module, self._batches, kind, edge, candidates, self._quiet
+            )
 
     def _thin(self, kind: int, node: int) -> None:
         """Take edges into a node out until it has as many as an architecture."""
@@ -276,33 +286,26 @@ class _Perturbation:
             for edge in left:
                 active = self.module.mixture().active.clone()
                 active[kind, edge] = False
-                accuracies[edge] = self._accuracy(active)
+                accuracies[edge] = accuracy_without(self.module, self._batches(), active, self._quiet)
             worst = max(left, key=lambda edge: accuracies[edge])
             self.removed[kind, worst] = True
             self.module.active[kind, worst] = False
             left.remove(worst)
 
-    @torch.no_grad()
-    def _accuracy(self, active: Tensor) -> float:
-        """Share of right answers without some operations; the weights of the others stay what they are."""
-        module = self.module
-        mixture = module.mixture()._replace(active=active)
+    @property
+    def _quiet(self) -> bool:
+        return self.settings.mode == "paper"
+
+    def _batches(self) -> Sequence[Images]:
+        """What to score on: always the same, or as the released code has it."""
+        device = self.module.device
         if self.settings.mode == "reference":
-            module.train()
-            return self._share(mixture, self._noisy_batches())
-        with frozen_statistics(module.network):
-            if not hasattr(self, "_scored"):
-                self._scored: list[Images] = self.data.scoring_batches(module.device)
-            return self._share(mixture, self._scored)
-
-    def _noisy_batches(self) -> list[Images]:
-        self._scores = getattr(self, "_scores", 0) + 1
-        epoch = 2 * _TUNING + 1000 * self.rounds + self._scores
-        return [valid for _, valid in self.data.batches(epoch, device=self.module.device)]
-
-    def _share(self, mixture: Any, batches: Sequence[Images]) -> float:
-        right = sum(int((self.module.network(x, mixture).argmax(dim=1) == y).sum()) for x, y in batches)
-        return right / sum(len(y) for _, y in batches)
+            self.scores += 1
+            epoch = 2 * _TUNING + 10_000 * self.rounds + self.scores
+            return [valid for _, valid in self.data.batches(epoch, device=device)]
+        if self.scored is None:
+            self.scored = self.data.scoring_batches(device)
+        return self.scored
 
     def _tune(self) -> None:
         trainer = self.trainer
@@ -347,6 +350,51 @@ class _Perturbation:
         self.weights.load_state_dict(state["weights"])
         self.alpha.load_state_dict(state["alpha"])
         self.rounds, self.removed = state["rounds"], state["removed"].cpu()
+
+
+def missed_most(
+    module: DARTS,
+    batches: Callable[[], Sequence[Images]],
+    kind: int,
+    edge: int,
+    candidates: Sequence[int],
+    quiet: bool = True,
+) -> int:
+    """The operation of an edge without which the supernet's accuracy is lowest; of equals the first.
+
+    Args:
+        module: The supernet.
+        batches: Gives the images to score on, for each operation anew.
+        kind: Kind of cell.
+        edge: Edge of that cell.
+        candidates: Operations to choose among.
+        quiet: Leave running statistics as they are.
+    """
+    names = module.network.groups[kind].operations[edge]
+    accuracies = {}
+    for code in candidates:
+        active = module.mixture().active.clone()
+        if names[code] != "none":  # from which nothing comes
+            active[kind, edge, code] = False
+        accuracies[code] = accuracy_without(module, batches(), active, quiet)
+    return min(candidates, key=lambda code: accuracies[code])
+
+
+@torch.no_grad()
+def accuracy_without(module: DARTS, batches: Sequence[Images], active: Tensor, quiet: bool = True) -> float:
+    """Share of right answers with some operations only, whose weights stay what they are among all.
+
+    Args:
+        module: The supernet.
+        batches: Images and labels.
+        active: The operations that are computed, ``(G, E, K)``.
+        quiet: Leave running statistics as they are.
+    """
+    mixture = module.mixture()._replace(active=active)  # type: ignore[arg-type]
+    module.train()
+    with frozen_statistics(module.network) if quiet else nullcontext():
+        right = sum(int((module.network(x, mixture).argmax(dim=1) == y).sum()) for x, y in batches)
+    return right / sum(len(labels) for _, labels in batches)
 
 
 def _copy(module: DARTS) -> DARTS:

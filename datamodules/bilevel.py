@@ -28,9 +28,12 @@ class BilevelDataModule(LightningDataModule):
         images: The images; its ``num_valid`` says how many are for the architecture (DARTS: half of the training ones).
         batch_size: Images of either kind per step and process.
         eval_batch_size: Images per batch in validation and in the scoring of a selection.
+        seed: Of the order of batches and of augmentation; default: the seed of the images, which draws their split.
     """
 
-    def __init__(self, images: VisionDataModule, batch_size: int = 64, eval_batch_size: int = 256) -> None:
+    def __init__(
+        self, images: VisionDataModule, batch_size: int = 64, eval_batch_size: int = 256, seed: int | None = None
+    ) -> None:
         super().__init__()
         if batch_size < 2 or eval_batch_size < 1:
             raise UsageError(
@@ -38,6 +41,7 @@ class BilevelDataModule(LightningDataModule):
                 "images to train on, 1 or more to validate"
             )
         self.images, self.batch_size, self.eval_batch_size = images, batch_size, eval_batch_size
+        self.seed = images.seed if seed is None else seed
 
     @property
     def num_classes(self) -> int:
@@ -56,7 +60,7 @@ class BilevelDataModule(LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         """Primitives that fix every image and batch."""
-        return {**self.images.identity(), "batch_size": self.batch_size}
+        return {**self.images.identity(), "batch_size": self.batch_size, "order": self.seed}
 
     def prepare_data(self) -> None:
         """As the images do."""
@@ -94,7 +98,7 @@ class BilevelDataModule(LightningDataModule):
 
     def augmented(self, batch: Batch, place: tuple[int, ...]) -> Batch:
         """Pixels of both batches to floats, changed at random as the place says."""
-        (word,) = np.random.SeedSequence((self.images.seed, *place)).generate_state(1, np.uint64)
+        (word,) = np.random.SeedSequence((self.seed, *place)).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(word) >> 1)
             first, second = ((self.images.augmented(images), labels) for images, labels in batch)
@@ -148,7 +152,7 @@ class BilevelSteps(Dataset[Batch]):
     def _order(self, epoch: int, number: int) -> Tensor:
         """Places of all images of an epoch, whole passes one after another."""
         part = (self.data.images.train, self.data.images.valid)[number]
-        rng = np.random.default_rng((self.data.images.seed, epoch, number))
+        rng = np.random.default_rng((self.data.seed, epoch, number))
         needed = self.data.batch_size * len(self)
         passes = [rng.permutation(len(part.labels)) for _ in range(-(-needed // len(part.labels)))]
         return torch.from_numpy(np.concatenate(passes))

@@ -10,8 +10,10 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from lightning_nas.callbacks.search import SearchCallback
+from lightning_nas.callbacks.selection import Selection
 from lightning_nas.errors import UsageError
 from lightning_nas.modules.classifier import ImageClassifier
+from lightning_nas.modules.darts import DARTS
 from lightning_nas.retraining import write_retrain_report
 
 
@@ -39,6 +41,9 @@ class NASTrainer(Trainer):
                 folder, where ``fit`` leaves it. On the command line another run folder stands for the one in it.
             weights_only: Load nothing but weights and primitives from the checkpoint (safe for foreign files).
         """
+        if isinstance(model, DARTS):
+            self._select(model, datamodule, ckpt_path, weights_only)
+            return
         searches: list[Any] = [callback for callback in self.callbacks if isinstance(callback, SearchCallback)]  # type: ignore[attr-defined]
         if not searches:
             raise UsageError(
@@ -64,6 +69,32 @@ class NASTrainer(Trainer):
                 return_predictions=False,
                 weights_only=weights_only,
             )
+        finally:
+            self.searching = False
+
+    def _select(
+        self,
+        model: DARTS,
+        datamodule: LightningDataModule | None,
+        ckpt_path: str | None,
+        weights_only: bool | None,
+    ) -> None:
+        """Validate a trained supernet, and let the configuration's selections read architectures off it."""
+        if not any(isinstance(callback, Selection) for callback in self.callbacks):  # type: ignore[attr-defined]
+            raise UsageError(
+                "search: the configuration has no selection; add lightning_nas.callbacks.selection.PerturbationSelection "
+                "or MagnitudeSelection to trainer.callbacks, or start from --config darts/nasbench201_digits"
+            )
+        latest = Path(self.default_root_dir) / "checkpoints" / "last.ckpt"
+        path = latest if ckpt_path in (None, "last") else Path(str(ckpt_path))
+        if not path.exists():
+            raise UsageError(
+                f"search: there is no trained supernet in {path}; train one first ('lightning-nas fit' with the same "
+                "--config) or pass --ckpt_path FILE"
+            )
+        self.searching = True
+        try:
+            self.validate(model, datamodule=datamodule, ckpt_path=str(path), verbose=False, weights_only=weights_only)
         finally:
             self.searching = False
 

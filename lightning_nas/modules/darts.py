@@ -363,11 +363,19 @@ class DARTS(LightningModule):
         """New optimisers of weights and alpha."""
         return self.optimizer(list(self.network.parameters())), self.alpha_optimizer(self.arch_parameters)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the supernet's sizes, which pruning in stages changes."""
+        checkpoint["sizes"] = dict(self.sizes)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another space."""
+        """Refuse the weights of another space; take the sizes on."""
         saved = checkpoint.get("hyper_parameters", {}).get("space")
         if saved not in (None, self.hparams["space"]):
             raise UsageError(f"DARTS(space={self.hparams['space']}): the checkpoint is of {saved}; expected the same")
+        sizes = checkpoint.get("sizes", self.sizes)
+        if sizes != self.sizes:
+            self.sizes = dict(sizes)
+            self.network = self.make_network(self.sizes).to(self.device)
 
 
 def _ahead(now: dict[str, nn.Parameter], slopes: Sequence[Tensor | None], optimizer: Optimizer) -> dict[str, Tensor]:

@@ -182,6 +182,11 @@ class NASBench201Supernet(Supernet):
             x = block(x, weights, edges, active) if isinstance(block, NASBench201Supercell) else block(x)
         return self.skeleton.classify(x)
 
+    def blocks(self, name: str) -> int:
+        """The edges that leave a node share the tensors of a kind of convolution."""
+        path = name.split(".")
+        return len(_FROM[int(path[4])]) if path[3:4] in (["conv1"], ["conv3"]) else 1
+
     def derived_state(self, choice: Tensor) -> dict[str, Tensor]:
         """Weights of the stand-alone network of a choice ``(1, 6)``, by the names they have there."""
         whole = self.skeleton.state_dict()

@@ -91,6 +91,10 @@ class Supernet(nn.Module, ABC):
                 choice[kind, kept] = best[kept]
         return choice  # type: ignore[return-value]
 
+    def blocks(self, name: str) -> int:
+        """How many edges lie side by side on the first axis of one of its tensors."""
+        return 1
+
     def arriving(self, kind: int) -> list[list[int]]:
         """Edges into every node that has some."""
         heads = [head for _, head in self.groups[kind].edges]
