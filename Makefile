@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install $(PIP_ARGS)
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench pretrain table3 clean
+.PHONY: help install demo test lint bench pretrain table3 supernets clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -58,6 +58,16 @@ table3: $(VENV)/.run  ## Table 3 of arch2vec: all searches with five pre-trained
 			--config arch2vec/nasbench201_table3 --run_dir $$run --ckpt_path last --seed_everything $$seed \
 			--model.init_args.seed $$seed --data.init_args.seed $$seed $(ARGS); done
 	$(BIN)/lightning-nas report runs/table3 --record docs/results --ledger
+
+SUPERNETS := nasbench201_digits $(addprefix nasbench201_digits_,second blank sdarts pc drnas drnas_progressive sgas sgas_pt)
+
+supernets: $(VENV)/.run  ## Differentiable search on digits: nine supernets with ten seeds each into the ledger; continues where it was stopped
+	@set -e; for net in $(SUPERNETS); do for seed in 0 1 2 3 4 5 6 7 8 9; do run=runs/supernets/$$net/$$seed; \
+		test -e $$run/genotype.json || $(BIN)/lightning-nas fit \
+			--config darts/$$net --run_dir $$run --ckpt_path last --seed_everything $$seed \
+			--model.init_args.seed $$seed --data.init_args.seed $$seed $(ARGS); done; done
+	$(BIN)/lightning-nas analyze selections --config analyze/supernets_digits --record docs/results
+	$(BIN)/lightning-nas report --ledger
 
 clean:  ## Remove caches and build outputs; .venv and runs stay
 	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -43,6 +43,10 @@ class Selection(Callback, ABC):
         if not label.strip():
             raise UsageError(f"{type(self).__name__}: got no label, expected a name for tables")
         self.label, self.benchmarks = label, benchmarks or {}
+        self.before = 0.0  # seconds of the selection before it was interrupted
+        self._began, self._trained = 0.0, None
+
+    _trained: float | None
 
     @property
     def slug(self) -> str:
@@ -62,6 +66,14 @@ class Selection(Callback, ABC):
         if trainer.is_global_zero:
             ensure_writable(Path(trainer.default_root_dir, "selection"))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seconds of this training, since it was started or resumed."""
+        self._trained = time.perf_counter() - self._began
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Select, unless the training was stopped."""
         if not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
@@ -76,7 +88,7 @@ class Selection(Callback, ABC):
         """Select and write what was found."""
         started = time.perf_counter()
         choice = self.select(trainer, module)
-        self.write(trainer, module, choice, time.perf_counter() - started)
+        self.write(trainer, module, choice, self.before + time.perf_counter() - started)
 
     @abstractmethod
     def select(self, trainer: Trainer, module: DARTS) -> Tensor:
@@ -103,7 +115,8 @@ class Selection(Callback, ABC):
         origin = provenance()
         content = {
             "label": self.label, **found, "space": module.space.name, "space_class": describe_space(module.space),
-            "seed": module.seed, "seconds": round(seconds, 3), "epochs": trainer.current_epoch,
+            "seed": module.seed, "seconds": round(seconds, 3),
+            "training_seconds": None if self._trained is None else round(self._trained, 3), "epochs": trainer.current_epoch,
             "supernet_accuracy": None if accuracy is None else float(accuracy), **more,
             "command": origin["command"], "commit": origin["commit"], "versions": origin["versions"],
         }  # fmt: skip
@@ -257,6 +270,7 @@ class _Perturbation:
     def finish(self) -> Tensor:
         """Go through all rounds that are left; the choice."""
         self._resume()
+        self.began = time.perf_counter() - self.settings.before
         while self.rounds < len(self.plan):
             for what, kind, place in self.plan[self.rounds]:
                 if what == "edge":
@@ -318,7 +332,7 @@ class _Perturbation:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "rounds": self.rounds, "removed": self.removed, "module": self.module.state_dict(),
+            "rounds": self.rounds, "seconds": time.perf_counter() - self.began, "removed": self.removed, "module": self.module.state_dict(),
             "weights": self.weights.state_dict(), "alpha": self.alpha.state_dict(), "identity": self._identity(),
         }  # fmt: skip
 
@@ -350,6 +364,7 @@ class _Perturbation:
         self.weights.load_state_dict(state["weights"])
         self.alpha.load_state_dict(state["alpha"])
         self.rounds, self.removed = state["rounds"], state["removed"].cpu()
+        self.settings.before = state["seconds"]
 
 
 def missed_most(

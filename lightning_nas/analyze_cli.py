@@ -14,9 +14,21 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from lightning_nas.configurations import expand_configs
 from lightning_nas.errors import UsageError
 
-NAMES = ("performance", "smoothness", "walk", "tsne", "regression", "transfer", "spectrum", "stages", "trajectories")
+NAMES = (
+    "performance",
+    "smoothness",
+    "walk",
+    "tsne",
+    "regression",
+    "transfer",
+    "spectrum",
+    "stages",
+    "trajectories",
+    "selections",
+)
 """Analyses of this package: function NAME in ``lightning_nas/analysis/NAME.py``."""
 
 
@@ -33,6 +45,7 @@ def analyze(name: str, options: list[str] = []) -> None:  # noqa: B006  # a CLI 
             well trees on embedded Jacobians predict accuracies. transfer: the same across search spaces. spectrum: what
             the largest singular value of Jacobians says about accuracy. stages: maps of raw Jacobians and of their
             embedding, untrained and trained. trajectories: where networks go in the embedding while they are trained.
+            selections: what was read off supernets, over methods and seeds.
             Or the dotted path of a function of your own, such as mine.analyses.density.
         options: What follows the name ('lightning-nas analyze NAME --help' explains it); --run takes one or more run
             folders.
@@ -42,7 +55,8 @@ def analyze(name: str, options: list[str] = []) -> None:  # noqa: B006  # a CLI 
 
     import lightning_nas.short_names  # noqa: F401  # so that encodings and predictors go by their class names
 
-    auto_cli(_find(name), args=_joined(options), prog=f"lightning-nas analyze {name}", as_positional=False)
+    given, _ = expand_configs(_joined(options))
+    auto_cli(_find(name), args=given, prog=f"lightning-nas analyze {name}", as_positional=False)
 
 
 def arguments(verb: str, args: Sequence[str]) -> list[str]:

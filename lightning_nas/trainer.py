@@ -82,8 +82,8 @@ class NASTrainer(Trainer):
         """Validate a trained supernet, and let the configuration's selections read architectures off it."""
         if not any(isinstance(callback, Selection) for callback in self.callbacks):  # type: ignore[attr-defined]
             raise UsageError(
-                "search: the configuration has no selection; add lightning_nas.callbacks.selection.PerturbationSelection "
-                "or MagnitudeSelection to trainer.callbacks, or start from --config darts/nasbench201_digits"
+                "search: the configuration has no selection; add lightning_nas.callbacks.selection.MagnitudeSelection "
+                "or PerturbationSelection to trainer.callbacks, or start from --config darts/nasbench201_digits"
             )
         latest = Path(self.default_root_dir) / "checkpoints" / "last.ckpt"
         path = latest if ckpt_path in (None, "last") else Path(str(ckpt_path))

@@ -12,7 +12,8 @@ from lightning_nas.nascli import VERBS
 ALL = shipped_configs()
 TABULATIONS = {name: path for name, path in ALL.items() if name.startswith("tabulate/")}
 COMPARISONS = {name: path for name, path in ALL.items() if "predictors:" in path.read_text().splitlines()}
-CONFIGS = {name: path for name, path in ALL.items() if name not in TABULATIONS | COMPARISONS}
+ANALYSES = {name: path for name, path in ALL.items() if name.startswith("analyze/")}
+CONFIGS = {name: path for name, path in ALL.items() if name not in TABULATIONS | COMPARISONS | ANALYSES}
 
 
 @pytest.fixture
@@ -48,6 +49,14 @@ def test_it_parses(printed, name, verb, tmp_path):
             if isinstance(text, str):  # one with a single colon and a space behind it would become a mapping
                 assert read["init_args"]["ledger"][name] == text
     assert list(tmp_path.iterdir()) == []  # parsing leaves nothing
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_an_analysis_parses(printed, name):
+    verb = re.search(r"lightning-nas analyze (\w+) --config " + name, ANALYSES[name].read_text())
+    config = printed("analyze", verb[1], "--config", name)
+    given = yaml.safe_load(ANALYSES[name].read_text())
+    assert {key: config[key] for key in given} == given
 
 
 @pytest.mark.parametrize("name", TABULATIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -239,7 +240,7 @@ class DARTS(LightningModule):
     @staticmethod
     def _step(optimizer: Optimizer) -> None:
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
 
     def _add(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
         """Add up gradients where the optimisers look for them."""
@@ -316,7 +317,7 @@ class DARTS(LightningModule):
         optimizers: Any = self.optimizers()
         last = batch_idx + 1 == self.trainer.num_training_batches
         loss = self.search_step(
-            train, valid, [optimizer.optimizer for optimizer in optimizers], (self.current_epoch, batch_idx),
+            train, valid, optimizers, (self.current_epoch, batch_idx),
             self.current_epoch / max(1, self._num_epochs), self.current_epoch >= self.warmup_epochs,
             last or (batch_idx + 1) % self.accumulate == 0,
         )  # fmt: skip
@@ -355,7 +356,7 @@ class DARTS(LightningModule):
         base = weights.param_groups[0]["lr"]
         floor = self.min_lr / base if base else 0.0
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            weights, lambda epoch: floor + (1.0 - floor) * (1.0 + np.cos(np.pi * epoch / self._num_epochs)) / 2.0
+            weights, lambda epoch: floor + (1.0 - floor) * (1.0 + math.cos(math.pi * epoch / self._num_epochs)) / 2.0
         )
         return [weights, alpha], [schedule]
 
@@ -380,6 +381,7 @@ class DARTS(LightningModule):
 
 def _ahead(now: dict[str, nn.Parameter], slopes: Sequence[Tensor | None], optimizer: Optimizer) -> dict[str, Tensor]:
     """The weights after a step of stochastic gradient descent with momentum."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper has no state
     group = optimizer.param_groups[0]
     if "momentum" not in group:
         raise UsageError(

@@ -1,0 +1,169 @@
+"""Architectures that selections read off supernets: a table over seeds, and how the largest weights got there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from lightning_nas.analysis.findings import table_of
+from lightning_nas.errors import RunFolderError, UsageError
+from lightning_nas.files import write_atomically
+from lightning_nas.ledger import Result, Row, write_result
+from lightning_nas.plots import DASHES, PALETTE, STYLE, save_figure
+from lightning_nas.provenance import provenance
+from lightning_nas.terminal import say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMNS = (
+    ("skip_connections", "skip connections", ""),
+    ("training_seconds", "training", "s"),
+    ("seconds", "selection", "s"),
+)
+
+Outcome = Mapping[str, Any]
+"""Content of a ``selection/<label>.json``."""
+
+
+def selections(
+    run: list[Path],
+    name: str = "darts/selections",
+    title: str = "Architectures read off supernets",
+    source: str = "none",
+    reference_protocol: str = "none",
+    protocol: str = "see the runs' config.yaml",
+    scale: str = "see the runs' config.yaml",
+    published: dict[str, str] = {},  # noqa: B006  # a CLI default
+    output: Path | None = None,
+    record: Path | None = None,
+) -> None:
+    """Collect what selections found in supernets, over methods and seeds.
+
+    Leaves a table, and, of methods that keep it, a figure of what their largest weights would have been worth after
+    each epoch, with what perturbation made of the same supernets beside.
+
+    Args:
+        run: Run folders of 'lightning-nas fit' with selections, or folders that hold some.
+        name: File name in the ledger.
+        title: Heading in the ledger.
+        source: Paper, arXiv id and table of published numbers.
+        reference_protocol: How the source measured.
+        protocol: How these runs measured.
+        scale: How much was run.
+        published: Published numbers by 'label, data set', for example 'DARTS, cifar10'.
+        output: Folder for table and figure; default: analysis/selections in the first folder.
+        record: Folder of the ledger, usually docs/results; writes the numbers there.
+    """
+    started = time.perf_counter()
+    found = _read(run)
+    rows = rows_of(found, published)
+    folder = output or Path(run[0]) / "analysis" / "selections"
+    console = Console()
+    console.print(table_of(title, rows), markup=False)
+    written = []
+    if any("trajectory" in outcome for outcomes in found.values() for outcome in outcomes):
+        written += save_figure(trajectory_figure(found), folder / "trajectory")
+    origin = provenance()
+    trained = sum(float(outcome["seconds"]) for outcomes in found.values() for outcome in outcomes)
+    result = Result(
+        name=name, title=title, source=source, reference_protocol=reference_protocol, our_protocol=protocol,
+        scale=scale, command=origin["command"], commit=origin["commit"], versions=origin["versions"],
+        date=datetime.now(UTC).date().isoformat(), seconds=trained + time.perf_counter() - started, notes=(),
+        rows=tuple(rows),
+    )  # fmt: skip
+    path = folder / "selections.json"
+    with write_atomically(path) as file:
+        json.dump({label: list(outcomes) for label, outcomes in found.items()}, file, indent=1, ensure_ascii=False)
+    written.append(path)
+    if record is not None:
+        written.append(write_result(record, result))
+    for path in written:
+        say(console, f"Written: {path}")
+
+
+def _read(run: Sequence[Path]) -> dict[str, list[Outcome]]:
+    """Outcomes by label, in the order of seeds."""
+    paths = sorted({path for folder in run for path in Path(folder).rglob("selection/*.json")})
+    if not paths:
+        raise RunFolderError(
+            f"analyze selections: got {', '.join(map(str, run))}, which hold no selection/*.json; expected run folders "
+            "of 'lightning-nas fit' with a selection, for example --config darts/nasbench201_digits"
+        )
+    found: dict[str, list[Outcome]] = {}
+    for path in paths:
+        try:
+            outcome = json.loads(path.read_text("utf-8"))
+            found.setdefault(str(outcome["label"]), []).append(outcome)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(f"{path}: cannot be read ({error}); delete it, and select again") from error
+    for label, outcomes in found.items():
+        outcomes.sort(key=lambda outcome: int(outcome["seed"]))
+        seeds = [int(outcome["seed"]) for outcome in outcomes]
+        if len(set(seeds)) < len(seeds):
+            raise UsageError(f"analyze selections: got several runs of {label!r} with the same seed, seeds {seeds}")
+        if len({tuple(outcome["scores"]) for outcome in outcomes}) > 1:
+            raise UsageError(f"analyze selections: the runs of {label!r} looked at different data sets")
+    return found
+
+
+def rows_of(found: Mapping[str, Sequence[Outcome]], published: Mapping[str, str]) -> list[Row]:
+    """Test accuracies, skip connections and seconds of every method; differences that perturbation makes, by seed."""
+    rows = []
+    for label, outcomes in found.items():
+        seeds = "seeds " + ", ".join(str(outcome["seed"]) for outcome in outcomes)
+        for dataset in outcomes[0]["scores"]:
+            tests = [float(outcome["scores"][dataset]["test"]) for outcome in outcomes]
+            paper = published.get(f"{label}, {dataset}", "")
+            metric, note = f"{dataset}: test accuracy", f"lowest {min(tests):.2f}, highest {max(tests):.2f}"
+            rows.append(Row.of(tests, metric=metric, unit="%", note=note, label=label, paper=paper, seeds=seeds))
+            base = found.get(label.removesuffix("-PT"))
+            if label.endswith("-PT") and base and [o["seed"] for o in base] == [o["seed"] for o in outcomes]:
+                gains = [test - float(one["scores"][dataset]["test"]) for test, one in zip(tests, base, strict=True)]
+                what = f"{dataset}: gain by perturbation, same supernets"
+                if label.startswith("SGAS"):
+                    what = f"{dataset}: gain by perturbation, same seeds"
+                rows.append(Row.of(gains, metric=what, unit="points", label=label, paper="", seeds=seeds))
+        for key, metric, unit in _COLUMNS:
+            values = [float(outcome[key]) for outcome in outcomes if outcome.get(key) is not None]
+            if len(values) == len(outcomes):
+                rows.append(Row.of(values, metric=metric, unit=unit, label=label, paper="", seeds=seeds))
+    return rows
+
+
+def trajectory_figure(found: Mapping[str, Sequence[Outcome]]) -> Figure:
+    """Test accuracy of the largest weights after each epoch, mean over seeds; perturbation at the end as a cross."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        ax = figure.subplots()
+        number = 0
+        for label, outcomes in found.items():
+            paths = [outcome.get("trajectory") or [] for outcome in outcomes]
+            epochs = [point["epoch"] for point in paths[0]]
+            if not epochs:
+                continue
+            (dataset, *_) = outcomes[0]["scores"]
+            means = [
+                fmean(float(path[place]["scores"][dataset]["test"]) for path in paths) for place in range(len(epochs))
+            ]
+            color, dash = PALETTE[number % len(PALETTE)], DASHES[number // len(PALETTE) % len(DASHES)]
+            ax.plot(epochs, means, color=color, linestyle=dash, label=label, zorder=3)
+            perturbed = found.get(f"{label}-PT")
+            if perturbed:
+                end = fmean(float(outcome["scores"][dataset]["test"]) for outcome in perturbed)
+                ax.plot(epochs[-1] * 1.03, end, "x", color=color, zorder=4)
+            number += 1
+        ax.set_xlabel("epochs of the supernet (crosses: perturbation)")
+        ax.set_ylabel("test accuracy of the selected cell (%)")
+        figure.legend(loc="outside right upper", fontsize=7)
+    return figure
