@@ -87,7 +87,8 @@ class Selection(Callback, ABC):
     def run(self, trainer: Trainer, module: Any) -> None:
         """Select and write what was found."""
         started = time.perf_counter()
-        choice = self.select(trainer, module)
+        with torch.inference_mode(False), torch.enable_grad():  # selections train; validation would not let them
+            choice = self.select(trainer, module)
         self.write(trainer, module, choice, self.before + time.perf_counter() - started)
 
     @abstractmethod
@@ -272,6 +273,7 @@ class _Perturbation:
         self._resume()
         self.began = time.perf_counter() - self.settings.before
         while self.rounds < len(self.plan):
+            self.scores = 0
             for what, kind, place in self.plan[self.rounds]:
                 if what == "edge":
                     self._decide(kind, place)

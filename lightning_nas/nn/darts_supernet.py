@@ -88,9 +88,10 @@ def _weighted(operation: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
         norm = operation.normalisation
         return scaled_norm(norm, operation.halves(x), weight.expand(norm.num_features))
     if isinstance(operation, nn.Sequential):
-        last = operation[-1]
-        assert isinstance(last, nn.BatchNorm2d)
-        return scaled_norm(last, operation[:-1](x), weight.expand(last.num_features))
+        *front, last = operation
+        for layer in front:
+            x = layer(x)
+        return scaled_norm(last, x, weight.expand(last.num_features))
     return operation(x) * weight  # type: ignore[no-any-return]
 
 
