@@ -169,8 +169,9 @@ class ProgressivePruning(Callback):
         for parameter in parameters:
             name = order[id(parameter)]
             found = optimizer.state.pop(parameter, {})
+            shape = after[name].shape
             state[after[name]] = {
-                key: widened(old, name, value, after[name].shape, rng, maps) if torch.is_tensor(value) and value.dim() else value
+                key: widened(old, name, value, shape, rng, maps) if torch.is_tensor(value) and value.dim() else value
                 for key, value in found.items()
             }
         optimizer.param_groups[0]["params"] = [after[order[id(parameter)]] for parameter in parameters]
@@ -209,4 +210,3 @@ def widened(
         index = torch.cat([maps[sizes] + block * sizes[0] for block in range(count)]).to(old.device)
         old = old.index_select(axis, index)
     return old
-

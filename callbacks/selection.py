@@ -59,7 +59,9 @@ class Selection(Callback, ABC):
             raise UsageError(f"{type(self).__name__}: got a {type(pl_module).__name__}, expected a DARTS supernet")
         strangers = [name for name, known in self.benchmarks.items() if known.space != pl_module.space]
         if strangers:
-            raise UsageError(f"{type(self).__name__}: the benchmarks {strangers} are of another space than the supernet")
+            raise UsageError(
+                f"{type(self).__name__}: the benchmarks {strangers} know another space than the supernet's"
+            )
         others = [one for one in trainer.callbacks if isinstance(one, Selection) and one.slug == self.slug]  # type: ignore[attr-defined]
         if len(others) > 1:
             raise UsageError(f"{type(self).__name__}: got {len(others)} selections with the label {self.label!r}")
@@ -117,7 +119,8 @@ class Selection(Callback, ABC):
         content = {
             "label": self.label, **found, "space": module.space.name, "space_class": describe_space(module.space),
             "seed": module.seed, "seconds": round(seconds, 3),
-            "training_seconds": None if self._trained is None else round(self._trained, 3), "epochs": trainer.current_epoch,
+            "training_seconds": None if self._trained is None else round(self._trained, 3),
+            "epochs": trainer.current_epoch,
             "supernet_accuracy": None if accuracy is None else float(accuracy), **more,
             "command": origin["command"], "commit": origin["commit"], "versions": origin["versions"],
         }  # fmt: skip
@@ -132,7 +135,7 @@ class Selection(Callback, ABC):
 
 
 class MagnitudeSelection(Selection):
-    """The architecture with the largest weights (DARTS, arXiv 1806.09055, section 2.4), after every epoch and at the end.
+    """The architecture with the largest weights (DARTS, arXiv 1806.09055, section 2.4), after every epoch, too.
 
     Args:
         label: What the method is called in tables.
@@ -160,12 +163,8 @@ class MagnitudeSelection(Selection):
         """Keep what would be selected now."""
         assert isinstance(pl_module, DARTS)
         accuracy = trainer.callback_metrics.get("val/accuracy")
-        self.trajectory.append(
-            {
-                "epoch": trainer.current_epoch + 1, **self.describe(pl_module, pl_module.choice()),
-                "supernet_accuracy": None if accuracy is None else float(accuracy),
-            }  # fmt: skip
-        )
+        point = {"epoch": trainer.current_epoch + 1, **self.describe(pl_module, pl_module.choice())}
+        self.trajectory.append({**point, "supernet_accuracy": None if accuracy is None else float(accuracy)})
 
     def select(self, trainer: Trainer, module: DARTS) -> Tensor:
         """What the weights say."""
@@ -334,8 +333,9 @@ class _Perturbation:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "rounds": self.rounds, "seconds": time.perf_counter() - self.began, "removed": self.removed, "module": self.module.state_dict(),
-            "weights": self.weights.state_dict(), "alpha": self.alpha.state_dict(), "identity": self._identity(),
+            "rounds": self.rounds, "seconds": time.perf_counter() - self.began, "removed": self.removed,
+            "module": self.module.state_dict(), "weights": self.weights.state_dict(), "alpha": self.alpha.state_dict(),
+            "identity": self._identity(),
         }  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:

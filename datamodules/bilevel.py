@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_nas.datamodules.vision import ImageBatches, VisionDataModule, as_it_is
 from lightning_nas.errors import UsageError
-from lightning_nas.nn.images import LabelledImages
 
 Batch = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Images and labels for the weights, images and labels for the architecture parameters."""
@@ -104,7 +103,9 @@ class BilevelDataModule(LightningDataModule):
             first, second = ((self.images.augmented(images), labels) for images, labels in batch)
         return first, second
 
-    def batches(self, epoch: int, rank: int = 0, world_size: int = 1, device: torch.device | None = None) -> Iterator[Batch]:
+    def batches(
+        self, epoch: int, rank: int = 0, world_size: int = 1, device: torch.device | None = None
+    ) -> Iterator[Batch]:
         """The finished batches of an epoch outside of a trainer's loop, those of one of several processes."""
         steps = BilevelSteps(self)
         for number in range(rank, len(steps) - len(steps) % world_size, world_size):

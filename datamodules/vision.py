@@ -319,4 +319,5 @@ def _name(step: Callable[[Tensor], Any], owner: str) -> str:
 
 
 def as_it_is(batch: Any) -> Any:
+    """Collate function for batches that are finished already (module level, so that workers can pickle it)."""
     return batch

@@ -91,6 +91,7 @@ def _weighted(operation: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
         *front, last = operation
         for layer in front:
             x = layer(x)
+        assert isinstance(last, nn.BatchNorm2d)
         return scaled_norm(last, x, weight.expand(last.num_features))
     return operation(x) * weight  # type: ignore[no-any-return]
 
