@@ -416,13 +416,8 @@ def accuracy_without(module: DARTS, batches: Sequence[Images], active: Tensor, q
 
 def _copy(module: DARTS) -> DARTS:
     """A copy that can be trained on while the module stays as it is."""
-    trainer, module._trainer = module._trainer, None
-    try:
-        copied = copy.deepcopy(module)
-    finally:
-        module._trainer = trainer
-    copied._trainer = trainer
-    return copied
+    shared = module._trainer, module.optimizer, module.alpha_optimizer
+    return copy.deepcopy(module, {id(one): one for one in shared})
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
