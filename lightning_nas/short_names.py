@@ -2,10 +2,14 @@
 
 import lightning_nas.benchmarks.live
 import lightning_nas.benchmarks.tabular
+import lightning_nas.callbacks.alpha_monitor
+import lightning_nas.callbacks.greedy
 import lightning_nas.callbacks.ledger
 import lightning_nas.callbacks.projector
 import lightning_nas.callbacks.search
+import lightning_nas.callbacks.selection
 import lightning_nas.callbacks.validity
+import lightning_nas.datamodules.bilevel
 import lightning_nas.datamodules.cells
 import lightning_nas.datamodules.cifar
 import lightning_nas.datamodules.image_folder
@@ -17,7 +21,9 @@ import lightning_nas.datamodules.vision
 import lightning_nas.modules.arch2vec
 import lightning_nas.modules.classifier
 import lightning_nas.modules.contrastive
+import lightning_nas.modules.darts
 import lightning_nas.modules.sequence_autoencoder
+import lightning_nas.nn.mixing
 import lightning_nas.predictors.guided_search
 import lightning_nas.predictors.latent_search
 import lightning_nas.predictors.mlp
