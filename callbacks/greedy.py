@@ -26,7 +26,7 @@ class SGAS(Selection):
     The released code also enlarges the batches after each decision, which this does not.
 
     Args:
-        label: What the method is called in tables.
+        label: What the method is called in tables; default: the supernet's label.
         benchmarks: What architectures score, by the name of the data set.
         first: Epochs before the first decision.
         interval: Epochs between two decisions.
@@ -36,7 +36,7 @@ class SGAS(Selection):
 
     def __init__(
         self,
-        label: str,
+        label: str | None = None,
         benchmarks: dict[str, Benchmark] | None = None,  # type: ignore[type-arg]
         first: int = 9,
         interval: int = 5,

@@ -35,14 +35,16 @@ class Selection(Callback, ABC):
     selection of a configuration also leaves ``genotype.json``, which ``lightning-nas retrain`` takes.
 
     Args:
-        label: What the method is called in tables.
+        label: What the method is called in tables; default: the supernet's label with :attr:`suffix`.
         benchmarks: What architectures score, by the name of the data set.
     """
 
-    def __init__(self, label: str, benchmarks: dict[str, Benchmark] | None = None) -> None:  # type: ignore[type-arg]
-        if not label.strip():
+    suffix = ""
+
+    def __init__(self, label: str | None = None, benchmarks: dict[str, Benchmark] | None = None) -> None:  # type: ignore[type-arg]
+        if label is not None and not label.strip():
             raise UsageError(f"{type(self).__name__}: got no label, expected a name for tables")
-        self.label, self.benchmarks = label, benchmarks or {}
+        self.label, self.benchmarks = label or "", benchmarks or {}
         self.before = 0.0  # seconds of the selection before it was interrupted
         self._began, self._trained = 0.0, None
 
@@ -57,6 +59,7 @@ class Selection(Callback, ABC):
         """Check what can be checked before the work starts."""
         if not isinstance(pl_module, DARTS):
             raise UsageError(f"{type(self).__name__}: got a {type(pl_module).__name__}, expected a DARTS supernet")
+        self.label = self.label or pl_module.label + self.suffix
         strangers = [name for name, known in self.benchmarks.items() if known.space != pl_module.space]
         if strangers:
             raise UsageError(
@@ -138,11 +141,11 @@ class MagnitudeSelection(Selection):
     """The architecture with the largest weights (DARTS, arXiv 1806.09055, section 2.4), after every epoch, too.
 
     Args:
-        label: What the method is called in tables.
+        label: What the method is called in tables; default: the supernet's label.
         benchmarks: What architectures score, by the name of the data set.
     """
 
-    def __init__(self, label: str, benchmarks: dict[str, Benchmark] | None = None) -> None:  # type: ignore[type-arg]
+    def __init__(self, label: str | None = None, benchmarks: dict[str, Benchmark] | None = None) -> None:  # type: ignore[type-arg]
         super().__init__(label, benchmarks)
         self.trajectory: list[dict[str, Any]] = []
 
@@ -179,9 +182,12 @@ class RandomSelection(Selection):
     """Any architecture, whatever the supernet has learnt: random operations, and random edges where some are kept.
 
     Args:
-        label: What the method is called in tables.
+        label: What the method is called in tables; default: random.
         benchmarks: What architectures score, by the name of the data set.
     """
+
+    def __init__(self, label: str | None = "random", benchmarks: dict[str, Benchmark] | None = None) -> None:  # type: ignore[type-arg]
+        super().__init__(label or "random", benchmarks)
 
     def select(self, trainer: Trainer, module: DARTS) -> Tensor:
         """The choice of random weights."""
@@ -203,7 +209,7 @@ class PerturbationSelection(Selection):
     A selection that is interrupted goes on where it was: ``selection/<label>.pt`` holds its state after each decision.
 
     Args:
-        label: What the method is called in tables.
+        label: What the method is called in tables; default: the supernet's label and -PT.
         benchmarks: What architectures score, by the name of the data set.
         tune_epochs: Epochs of training between two decisions.
         lr: Learning rate of the weights meanwhile.
@@ -211,9 +217,11 @@ class PerturbationSelection(Selection):
         seed: Of the order of edges and of noise; None for the module's.
     """
 
+    suffix = "-PT"
+
     def __init__(
         self,
-        label: str,
+        label: str | None = None,
         benchmarks: dict[str, Benchmark] | None = None,  # type: ignore[type-arg]
         tune_epochs: int = 5,
         lr: float = 0.0025,

@@ -58,6 +58,7 @@ class DARTS(LightningModule):
         accumulate: Steps whose gradients are added up before either optimiser moves.
         warmup_epochs: Epochs before alpha moves.
         seed: Of alpha's start and of noise; draws depend on (seed, step) alone.
+        label: What the method is called in tables.
 
     Shapes:
         A batch is two of ``(images (B, C, H, W), labels (B,))``: for the weights, for alpha.
@@ -92,6 +93,7 @@ class DARTS(LightningModule):
         accumulate: int = 1,
         warmup_epochs: int = 0,
         seed: int = 0,
+        label: str = "DARTS",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -118,7 +120,7 @@ class DARTS(LightningModule):
         self.mixing, self.order, self.epsilon, self.seed = mixing or SoftmaxMixing(), order, epsilon, seed
         self.optimizer, self.alpha_optimizer = optimizer, alpha_optimizer
         self.min_lr, self.clip, self.accumulate, self.warmup_epochs = min_lr, clip, accumulate, warmup_epochs
-        self.num_classes, self.image_shape = num_classes, image_shape
+        self.num_classes, self.image_shape, self.label = num_classes, image_shape, label
         self.network: Supernet = self.make_network(self.sizes)
         kinds, edges, candidates = self.network.shape
         draws = torch.Generator().manual_seed(seed)
