@@ -78,10 +78,10 @@ def test_a_comparison_parses(printed, name):
 @pytest.mark.parametrize("name", ALL)
 def test_it_begins_with_what_it_is_and_how_to_run_it(name):
     comment = re.match(r"(#.*\n)+", ALL[name].read_text()).group()
-    commands = re.findall(r"lightning-nas (\w+)\s+--config (\S+)", comment)
+    commands = re.findall(r"lightning-nas (\w+)(?: \w+)?\s+--config (\S+)", comment)
     assert commands
     for verb, config in commands:
-        assert verb in (*VERBS, "tabulate", "compare")
+        assert verb in (*VERBS, "tabulate", "compare", "analyze")
         assert config == name
         assert resolve_config(config) == str(ALL[name])
 
