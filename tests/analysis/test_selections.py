@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from lightning_nas.analysis.selections import rows_of, selections
+from lightning_nas.errors import RunFolderError, UsageError
+from lightning_nas.ledger import read_results
+
+
+def write(folder, label, seed, test, **more):
+    path = folder / f"{label}-{seed}" / "selection" / "one.json"
+    path.parent.mkdir(parents=True)
+    scores = {"digits": {"valid": test + 1, "test": test}}
+    path.write_text(
+        json.dumps({"label": label, "seed": seed, "scores": scores, "skip_connections": 2, "seconds": 1.5} | more)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, (plain, perturbed) in enumerate([(10.0, 90.0), (12.0, 91.0)]):
+        path = [{"epoch": epoch, "scores": {"digits": {"test": plain + 10 / epoch}}} for epoch in (1, 2)]
+        write(tmp_path, "DARTS", seed, plain, trajectory=path, training_seconds=20.0)
+        write(tmp_path, "DARTS-PT", seed, perturbed)
+    return tmp_path
+
+
+def test_the_table_has_means_and_what_perturbation_gains(folder, tmp_path, capsys):
+    selections([folder], name="darts/mine", published={"DARTS, digits": "11"}, record=tmp_path / "ledger")
+    (result,) = read_results(tmp_path / "ledger")
+    rows = {(row.label, row.metric): row for row in result.rows}
+    assert rows["DARTS", "digits: test accuracy"].mean == 11.0
+    assert rows["DARTS", "digits: test accuracy"].paper == "11"
+    gain = rows["DARTS-PT", "digits: gain by perturbation, same supernets"]
+    assert (gain.mean, gain.values) == (79.5, (80.0, 79.0))
+    assert rows["DARTS", "training"].mean == 20.0
+    assert ("DARTS-PT", "training") not in rows
+    assert rows["DARTS", "skip connections"].mean == 2.0
+    assert (folder / "analysis" / "selections" / "trajectory.png").exists()
+    assert "11.000" in capsys.readouterr().out
+
+
+def test_supernets_with_other_seeds_are_not_compared(folder):
+    write(folder, "blank-PT", 0, 50.0)
+    write(folder, "blank", 1, 50.0)
+    selections([folder])
+    found = json.loads((folder / "analysis" / "selections" / "selections.json").read_text())
+    assert not any("gain" in row.metric for row in rows_of({k: found[k] for k in ("blank", "blank-PT")}, {}))
+
+
+def test_what_cannot_be_is_said(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunFolderError, match=r"hold no selection/\*.json"):
+        selections([tmp_path / "empty"])
+    write(folder / "again", "DARTS", 0, 1.0)
+    with pytest.raises(UsageError, match="with the same seed"):
+        selections([folder])
+
+
+def test_a_damaged_file_is_named(folder):
+    (folder / "DARTS-0" / "selection" / "one.json").write_text("{")
+    with pytest.raises(RunFolderError, match="DARTS-0"):
+        selections([folder])
