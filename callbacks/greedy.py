@@ -11,9 +11,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_nas.benchmarks.base import Benchmark
-from lightning_nas.callbacks.selection import Selection, missed_most
+from lightning_nas.callbacks.selection import Selection
 from lightning_nas.errors import UsageError
 from lightning_nas.modules.darts import DARTS
+from lightning_nas.modules.supernet_scores import missed_most
 from lightning_nas.nn.supernet import Supernet
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +19,7 @@ from lightning_nas.benchmarks.base import Benchmark
 from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.files import ensure_writable, write_atomically
 from lightning_nas.modules.darts import DARTS, Images
-from lightning_nas.nn.supernet import frozen_statistics
+from lightning_nas.modules.supernet_scores import accuracy_without, copied, missed_most
 from lightning_nas.provenance import provenance
 from lightning_nas.spaces.config import describe_space
 
@@ -238,8 +236,7 @@ class PerturbationSelection(Selection):
 
     def select(self, trainer: Trainer, module: DARTS) -> Tensor:
         """Decide all edges, then which edges stay."""
-        copied = _copy(module)
-        run = _Perturbation(self, trainer, copied, module.seed if self.seed is None else self.seed)
+        run = _Perturbation(self, trainer, copied(module), module.seed if self.seed is None else self.seed)
         return run.finish()
 
 
@@ -375,57 +372,6 @@ class _Perturbation:
         self.alpha.load_state_dict(state["alpha"])
         self.rounds, self.removed = state["rounds"], state["removed"].cpu()
         self.settings.before = state["seconds"]
-
-
-def missed_most(
-    module: DARTS,
-    batches: Callable[[], Sequence[Images]],
-    kind: int,
-    edge: int,
-    candidates: Sequence[int],
-    quiet: bool = True,
-) -> int:
-    """The operation of an edge without which the supernet's accuracy is lowest; of equals the first.
-
-    Args:
-        module: The supernet.
-        batches: Gives the images to score on, for each operation anew.
-        kind: Kind of cell.
-        edge: Edge of that cell.
-        candidates: Operations to choose among.
-        quiet: Leave running statistics as they are.
-    """
-    names = module.network.groups[kind].operations[edge]
-    accuracies = {}
-    for code in candidates:
-        active = module.mixture().active.clone()
-        if names[code] != "none":  # from which nothing comes
-            active[kind, edge, code] = False
-        accuracies[code] = accuracy_without(module, batches(), active, quiet)
-    return min(candidates, key=lambda code: accuracies[code])
-
-
-@torch.no_grad()
-def accuracy_without(module: DARTS, batches: Sequence[Images], active: Tensor, quiet: bool = True) -> float:
-    """Share of right answers with some operations only, whose weights stay what they are among all.
-
-    Args:
-        module: The supernet.
-        batches: Images and labels.
-        active: The operations that are computed, ``(G, E, K)``.
-        quiet: Leave running statistics as they are.
-    """
-    mixture = module.mixture()._replace(active=active)  # type: ignore[arg-type]
-    module.train()
-    with frozen_statistics(module.network) if quiet else nullcontext():
-        right = sum(int((module.network(x, mixture).argmax(dim=1) == y).sum()) for x, y in batches)
-    return right / sum(len(labels) for _, labels in batches)
-
-
-def _copy(module: DARTS) -> DARTS:
-    """A copy that can be trained on while the module stays as it is."""
-    shared = module._trainer, module.optimizer, module.alpha_optimizer
-    return copy.deepcopy(module, {id(one): one for one in shared})
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

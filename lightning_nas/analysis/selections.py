@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from lightning_nas.analysis.findings import table_of
+from lightning_nas.analysis.tables_of_runs import Study, keep_study
 from lightning_nas.errors import RunFolderError, UsageError
-from lightning_nas.files import write_atomically
-from lightning_nas.ledger import Result, Row, write_result
-from lightning_nas.plots import DASHES, PALETTE, STYLE, save_figure
-from lightning_nas.provenance import provenance
-from lightning_nas.terminal import say
+from lightning_nas.ledger import Row
+from lightning_nas.plots import DASHES, PALETTE, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,29 +58,27 @@ def selections(
     """
     started = time.perf_counter()
     found = _read(run)
-    rows = rows_of(found, published)
-    folder = output or Path(run[0]) / "analysis" / "selections"
-    console = Console()
-    console.print(table_of(title, rows), markup=False)
-    written = []
-    if any("trajectory" in outcome for outcomes in found.values() for outcome in outcomes):
-        written += save_figure(trajectory_figure(found), folder / "trajectory")
-    origin = provenance()
-    trained = sum(float(outcome["seconds"]) for outcomes in found.values() for outcome in outcomes)
-    result = Result(
-        name=name, title=title, source=source, reference_protocol=reference_protocol, our_protocol=protocol,
-        scale=scale, command=origin["command"], commit=origin["commit"], versions=origin["versions"],
-        date=datetime.now(UTC).date().isoformat(), seconds=trained + time.perf_counter() - started, notes=(),
-        rows=tuple(rows),
-    )  # fmt: skip
-    path = folder / "selections.json"
-    with write_atomically(path) as file:
-        json.dump({label: list(outcomes) for label, outcomes in found.items()}, file, indent=1, ensure_ascii=False)
-    written.append(path)
-    if record is not None:
-        written.append(write_result(record, result))
-    for path in written:
-        say(console, f"Written: {path}")
+    moving = any("trajectory" in outcome for outcomes in found.values() for outcome in outcomes)
+    study = Study(
+        name=name,
+        title=title,
+        source=source,
+        reference_protocol=reference_protocol,
+        protocol=protocol,
+        scale=scale,
+        rows=rows_of(found, published),
+        figures={"trajectory": trajectory_figure(found)} if moving else {},
+        details={label: list(outcomes) for label, outcomes in found.items()},
+        seconds=sum(_seconds(outcome) for outcomes in found.values() for outcome in outcomes),
+        started=started,
+    )
+    keep_study(study, output or Path(run[0]) / "analysis" / "selections", record)
+
+
+def _seconds(outcome: Outcome) -> float:
+    """Of its selection, and of the training where it is the one that kept the trajectory."""
+    training = outcome.get("training_seconds") if "trajectory" in outcome else None
+    return float(outcome["seconds"]) + float(training or 0.0)
 
 
 def _read(run: Sequence[Path]) -> dict[str, list[Outcome]]:

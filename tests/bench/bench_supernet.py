@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_nas.callbacks.selection import accuracy_without
 from lightning_nas.modules.darts import DARTS
+from lightning_nas.modules.supernet_scores import accuracy_without
 from lightning_nas.nn.cells import EDGES, StagedNetwork
 from lightning_nas.nn.nasbench201_supernet import CANDIDATES, NASBench201Supercell
 from lightning_nas.nn.operations import make_operation

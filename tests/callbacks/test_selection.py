@@ -8,10 +8,9 @@ from lightning_nas.callbacks.selection import (
     MagnitudeSelection,
     PerturbationSelection,
     RandomSelection,
-    accuracy_without,
-    missed_most,
 )
 from lightning_nas.errors import UsageError
+from lightning_nas.modules.supernet_scores import accuracy_without, missed_most
 from lightning_nas.nn.mixing import UniformMixing
 from lightning_nas.nn.supernet import frozen_statistics
 from lightning_nas.spaces.darts import DARTSNetwork
