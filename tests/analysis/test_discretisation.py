@@ -21,7 +21,8 @@ def run(tmp_path_factory):
         main(
             [
                 "fit", "--config", "darts/nasbench201_digits_drnas", "--run_dir", str(folder),
-                images + "num_train", "64", images + "num_valid", "64", "--trainer.max_epochs", "2", "--trainer.callbacks.tune_epochs", "0",
+                images + "num_train", "64", images + "num_valid", "64",
+                "--trainer.max_epochs", "2", "--trainer.callbacks.tune_epochs", "0",
                 "--trainer.enable_progress_bar", "false",
             ]
         )  # fmt: skip
