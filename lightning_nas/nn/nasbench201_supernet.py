@@ -87,50 +87,43 @@ class NASBench201Supercell(nn.Module):
 
         Args:
             x: Input.
-            weights: Of the operations, ``(6, 5)``.
+            weights: Of the operations, ``(6, 5)``; 0 for those that are not computed.
             edges: Of the edges, ``(6,)``; None for ones.
             active: Which operations are computed, six lists of five.
         """
-        nodes, seen = [x], []
-        messages: dict[int, list[Tensor]] = {edge: [] for edge in range(len(EDGES))}
+        nodes, messages = [x], [list[Tensor]() for _ in range(4)]  # of convolutions, by the node they go to
         for node in range(1, 4):
-            seen.append(nodes[-1][:, : self.seen])
-            leaving = _FROM[node - 1]
-            activation = F.relu(seen[-1])
+            leaving, activation = _FROM[node - 1], F.relu(nodes[-1][:, : self.seen])
             for code, convs in ((_CONV1, self.conv1), (_CONV3, self.conv3)):
                 flags = [active[edge][code] for edge in leaving]
-                for edge, message in zip(
-                    leaving, convs[node - 1](activation, weights[leaving, code], flags), strict=True
-                ):
-                    if message is not None:
-                        messages[edge].append(message)
-            nodes.append(self._node(_INTO[node], nodes, seen, messages, weights, edges, active))
+                sent = convs[node - 1](activation, weights[leaving, code], flags)
+                for edge, message in zip(leaving, sent, strict=True):
+                    messages[EDGES[edge][1]] += [] if message is None else [message]
+            nodes.append(self._node(_INTO[node], nodes, messages[node], weights, edges, active))
         return nodes[-1]
 
     def _node(
         self,
         arriving: Sequence[int],
         nodes: Sequence[Tensor],
-        seen: Sequence[Tensor],
-        messages: dict[int, list[Tensor]],
+        messages: Sequence[Tensor],
         weights: Tensor,
         edges: Tensor | None,
         active: Sequence[Sequence[bool]],
     ) -> Tensor:
-        terms = [message for edge in arriving for message in messages[edge]]
-        tails = [EDGES[edge][0] for edge in arriving]
-        skips, pools = ([active[edge][code] for edge in arriving] for code in (_SKIP, _POOL))
-        linear = [place for place in range(len(arriving)) if skips[place] or pools[place]]
-        if any(pools):
-            mask = weights.new_tensor([[skips[place], pools[place]] for place in linear])  # of inactive ones nothing
-            plain, pooled = (weights[[arriving[p] for p in linear]][:, [_SKIP, _POOL]] * mask).unbind(1)
-            terms.append(pooled_sum(plain, pooled, [seen[tails[place]] for place in linear]))
+        """The sum of what arrives at a node: the convolutions' messages, and what is linear in earlier nodes."""
+        tails = [nodes[EDGES[edge][0]] for edge in arriving]
+        linear = [place for place, edge in enumerate(arriving) if active[edge][_SKIP] or active[edge][_POOL]]
+        sources, rows = [tails[place][:, : self.seen] for place in linear], [arriving[place] for place in linear]
+        terms = list(messages)
+        if any(active[edge][_POOL] for edge in arriving):
+            terms.append(pooled_sum(weights[rows, _SKIP], weights[rows, _POOL], sources))
         else:
-            terms += [seen[tails[place]] * weights[arriving[place], _SKIP] for place in linear]
-        total = _sum(terms) if terms else torch.zeros_like(seen[0])
+            terms += [source * weights[edge, _SKIP] for source, edge in zip(sources, rows, strict=True)]
+        total = _sum(terms) if terms else torch.zeros_like(tails[0][:, : self.seen])
         if self.partial == 1:
             return total
-        passing = [nodes[tail][:, self.seen :] for tail in tails]
+        passing = [tail[:, self.seen :] for tail in tails]
         if edges is not None:
             passing = [part * edges[edge] for part, edge in zip(passing, arriving, strict=True)]
         return shuffled(torch.cat([total, _sum(passing)], dim=1), self.partial)
@@ -175,8 +168,8 @@ class NASBench201Supernet(Supernet):
 
     def forward(self, images: Tensor, mixture: Mixture) -> Tensor:
         """Class scores, ``(B, C, H, W)`` -> ``(B, num_classes)``."""
-        weights, edges = mixture.weights[0], None if mixture.edges is None else mixture.edges[0]
-        active = mixture.active[0].tolist()
+        weights = mixture.weights[0] * mixture.active[0].to(mixture.weights.device)
+        edges, active = None if mixture.edges is None else mixture.edges[0], mixture.active[0].tolist()
         x = self.skeleton.stem(images)
         for block in self.skeleton.cells:
             x = block(x, weights, edges, active) if isinstance(block, NASBench201Supercell) else block(x)

@@ -52,7 +52,7 @@ def test_the_cell_is_the_sum_of_weighted_operations(partial, share):
     edges = torch.rand(6, generator=generator, dtype=torch.float64, requires_grad=True)
     for edge_weights in (None, edges):
         active = (torch.rand(6, 5, generator=generator) <= share).tolist()
-        ours = cell(x, weights, edge_weights, active)
+        ours = cell(x, weights * torch.tensor(active), edge_weights, active)
         theirs = plainly(cell, x, weights, edge_weights, active)
         torch.testing.assert_close(ours, theirs)
         direction = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
