@@ -212,6 +212,20 @@ class DARTSSupernet(Supernet):
             older, newer = newer, cell(older, newer, mixture.weights[kind], edges, active[kind])
         return self.classifier(newer.sum(dim=(2, 3)) / (newer.shape[2] * newer.shape[3]))  # type: ignore[no-any-return]
 
+    def swap(self, kind: int, first: int, second: int) -> None:
+        """Let two edges of a kind of cell change places; those of different stride cannot."""
+        names = self.groups[kind].operations
+        strides = [kind == 1 and EDGES[edge][0] < 2 for edge in (first, second)]
+        if names[first] != names[second] or strides[0] != strides[1]:
+            raise UsageError(
+                f"edges {EDGES[first]} and {EDGES[second]} of the {self.groups[kind].name} cell cannot change places: "
+                "expected the same operations and the same stride"
+            )
+        for cell in self.cells:
+            if cell.reduction == bool(kind):
+                edges: nn.ModuleList = cell.edges  # type: ignore[assignment]
+                edges[first], edges[second] = edges[second], edges[first]
+
     def derived_state(self, choice: Tensor) -> dict[str, Tensor]:
         """Weights of the stand-alone network of a choice ``(2, 14)`` with two edges into every block.
 

@@ -48,19 +48,22 @@ class MixedConvs(nn.Module):
             messages[run] = out.split(self.channels, dim=1)  # type: ignore[no-untyped-call]
         return messages
 
-    def state_of(self, place: int) -> dict[str, Tensor]:
-        """Weights of one edge, as :class:`~lightning_nas.nn.operations.ReLUConvBN` names them."""
+    def block(self, place: int) -> list[Tensor]:
+        """All numbers of one edge, as views."""
         part = slice(place * self.channels, (place + 1) * self.channels)
         mean, var = self.norm.running_mean, self.norm.running_var
-        seen = self.norm.num_batches_tracked
         assert mean is not None
         assert var is not None
+        return [self.conv.weight.detach()[part], mean[part], var[part]]
+
+    def state_of(self, place: int) -> dict[str, Tensor]:
+        """Weights of one edge, as :class:`~lightning_nas.nn.operations.ReLUConvBN` names them."""
+        seen = self.norm.num_batches_tracked
         assert seen is not None
+        weight, mean, var = self.block(place)
         return {
-            "1.weight": self.conv.weight[part].detach(),
-            "2.weight": torch.ones_like(mean[part]), "2.bias": torch.zeros_like(mean[part]),
-            "2.running_mean": mean[part], "2.running_var": var[part],
-            "2.num_batches_tracked": seen,
+            "1.weight": weight, "2.weight": torch.ones_like(mean), "2.bias": torch.zeros_like(mean),
+            "2.running_mean": mean, "2.running_var": var, "2.num_batches_tracked": seen,
         }  # fmt: skip
 
 
@@ -174,6 +177,22 @@ class NASBench201Supernet(Supernet):
         for block in self.skeleton.cells:
             x = block(x, weights, edges, active) if isinstance(block, NASBench201Supercell) else block(x)
         return self.skeleton.classify(x)
+
+    @torch.no_grad()
+    def swap(self, kind: int, first: int, second: int) -> None:
+        """Let two edges change places in every cell."""
+        for cell in self.skeleton.cells:
+            if not isinstance(cell, NASBench201Supercell):
+                continue
+            for convs in (cell.conv1, cell.conv3):
+                (ours, theirs) = (
+                    convs[EDGES[edge][0]].block(_FROM[EDGES[edge][0]].index(edge))  # type: ignore[operator]
+                    for edge in (first, second)
+                )
+                for one, other in zip(ours, theirs, strict=True):
+                    kept = one.clone()
+                    one.copy_(other)
+                    other.copy_(kept)
 
     def blocks(self, name: str) -> int:
         """The edges that leave a node share the tensors of a kind of convolution."""

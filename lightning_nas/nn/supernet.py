@@ -68,6 +68,14 @@ class Supernet(nn.Module, ABC):
             choice: Operation on every edge, −1 for no edge, ``(G, E)``.
         """
 
+    @abstractmethod
+    def swap(self, kind: int, first: int, second: int) -> None:
+        """Let two edges of a kind of cell change places, operations and all, in every cell of that kind.
+
+        Raises:
+            UsageError: They do not have the same operations and stride.
+        """
+
     def choose(self, weights: Tensor) -> LongTensor:
         """The architecture with the largest weights, as DARTS reads it off.
 
