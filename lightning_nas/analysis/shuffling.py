@@ -115,8 +115,8 @@ def shuffling(
         reference_protocol="CIFAR-10; VGG and ResNet of a depth that is not said, two layers of every stage swapped",
         protocol=(
             "supernets of the given runs, two edges of the same shape swapped in every cell; stacks of "
-            f"{num_layers} equal layers of {channels} channels, {epochs} epochs; {num_swaps} random swaps each; images of "
-            "the runs"
+            f"{num_layers} equal layers of {channels} channels, {epochs} epochs; {num_swaps} random swaps each; images "
+            "of the runs"
         ),
         scale=f"{len(run)} networks of each kind",
         rows=rows,
