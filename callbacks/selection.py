@@ -165,7 +165,8 @@ class MagnitudeSelection(Selection):
         assert isinstance(pl_module, DARTS)
         accuracy = trainer.callback_metrics.get("val/accuracy")
         point = {"epoch": trainer.current_epoch + 1, **self.describe(pl_module, pl_module.choice())}
-        self.trajectory.append({**point, "supernet_accuracy": None if accuracy is None else float(accuracy)})
+        accurate = None if accuracy is None else float(accuracy)
+        self.trajectory.append({**point, "supernet_accuracy": accurate, "skip_gap": pl_module.skip_gap()})
 
     def select(self, trainer: Trainer, module: DARTS) -> Tensor:
         """What the weights say."""

@@ -127,7 +127,22 @@ def rows_of(found: Mapping[str, Sequence[Outcome]], published: Mapping[str, str]
             values = [float(outcome[key]) for outcome in outcomes if outcome.get(key) is not None]
             if len(values) == len(outcomes):
                 rows.append(Row.of(values, metric=metric, unit=unit, label=label, paper="", seeds=seeds))
+        gaps = [_gap_correlation(outcome) for outcome in outcomes]
+        if all(gap is not None for gap in gaps):
+            metric = "Spearman over epochs, weight of skips less convolutions and supernet accuracy"
+            rows.append(Row.of(gaps, metric=metric, unit="", label=label, paper="", seeds=seeds))  # type: ignore[arg-type]
     return rows
+
+
+def _gap_correlation(outcome: Outcome) -> float | None:
+    """How the gap of a supernet's skip connections grows with its accuracy (thesis, Fig. 2.3); None where not kept."""
+    from scipy.stats import spearmanr
+
+    points = [(one.get("skip_gap"), one.get("supernet_accuracy")) for one in outcome.get("trajectory") or []]
+    pairs = [pair for pair in points if None not in pair]
+    if len(pairs) < 3 or len({gap for gap, _ in pairs}) == 1:
+        return None
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
 
 
 def trajectory_figure(found: Mapping[str, Sequence[Outcome]]) -> Figure:

@@ -338,6 +338,7 @@ class DARTS(LightningModule):
             entropy = -(weights * weights.clamp_min(1e-12).log()).sum(dim=-1).mean()
             self.log("alpha/entropy", entropy)
             self.log("alpha/skip_connections", float(self.num_skips(self.choice())))
+            self.log("alpha/skip_gap", self.skip_gap())
 
     def num_skips(self, choice: Tensor) -> int:
         """Skip connections of an architecture."""
@@ -348,6 +349,18 @@ class DARTS(LightningModule):
             if code >= 0
         ]
         return names.count("skip_connect")
+
+    @torch.no_grad()
+    def skip_gap(self) -> float:
+        """Weight of the skip connection less the mean weight of convolutions, mean over edges that have both."""
+        weights, gaps = self.mixture().weights, []
+        for kind, group in enumerate(self.network.groups):
+            for edge, names in enumerate(group.operations):
+                convs = [place for place, name in enumerate(names) if "conv" in name]
+                if "skip_connect" in names and convs:
+                    row = weights[kind, edge]
+                    gaps.append(float(row[names.index("skip_connect")] - row[convs].mean()))
+        return float(np.mean(gaps)) if gaps else 0.0
 
     def validation_step(self, batch: Images, batch_idx: int) -> None:
         """Accuracy of the supernet in percent."""

@@ -40,6 +40,19 @@ def test_the_table_has_means_and_what_perturbation_gains(folder, tmp_path, capsy
     assert "11.000" in capsys.readouterr().out
 
 
+def test_gaps_of_skip_connections_are_correlated_with_accuracy(tmp_path):
+    points = [(0.1, 50.0), (0.2, 60.0), (0.3, 80.0)]
+    path = [
+        {"epoch": epoch, "scores": {"digits": {"test": 1.0}}, "skip_gap": gap, "supernet_accuracy": accuracy}
+        for epoch, (gap, accuracy) in enumerate(points)
+    ]
+    write(tmp_path, "DARTS", 0, 10.0, trajectory=path)
+    selections([tmp_path])
+    found = json.loads((tmp_path / "analysis" / "selections" / "selections.json").read_text())
+    (row,) = [row for row in rows_of(found, {}) if row.metric.startswith("Spearman over epochs")]
+    assert row.mean == 1.0
+
+
 def test_supernets_with_other_seeds_are_not_compared(folder):
     write(folder, "blank-PT", 0, 50.0)
     write(folder, "blank", 1, 50.0)

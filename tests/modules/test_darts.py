@@ -112,6 +112,15 @@ def test_accumulated_steps_are_one_step_of_the_mean():
     torch.testing.assert_close(both[0].alpha, both[1].alpha)
 
 
+def test_the_gap_of_skip_connections():
+    module = make_module()
+    with torch.no_grad():
+        module.alpha.zero_()
+        module.alpha[..., 1] = 1.0
+    weights = module.mixture().weights[0, 0]
+    assert module.skip_gap() == pytest.approx(float(weights[1] - weights[2]), rel=1e-5)
+
+
 def test_settled_edges_have_one_operation_whatever_alpha_is():
     module = make_module()
     module.decided[0, 2] = 3
