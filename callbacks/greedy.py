@@ -29,7 +29,7 @@ class SGAS(Selection):
     Args:
         label: What the method is called in tables; default: the supernet's label.
         benchmarks: What architectures score, by the name of the data set.
-        first: Epochs before the first decision.
+        first: Epochs before the first decision (released code: 10 of 50).
         interval: Epochs between two decisions.
         operation: ``magnitude`` keeps an edge's largest operation, ``perturbation`` the one that the supernet misses
             most on the validation images (SGAS-PT, arXiv 2108.04392).
@@ -39,7 +39,7 @@ class SGAS(Selection):
         self,
         label: str | None = None,
         benchmarks: dict[str, Benchmark] | None = None,  # type: ignore[type-arg]
-        first: int = 9,
+        first: int = 10,
         interval: int = 5,
         operation: Literal["magnitude", "perturbation"] = "magnitude",
     ) -> None:
@@ -54,6 +54,8 @@ class SGAS(Selection):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also check that all edges are settled when training ends."""
         super().setup(trainer, pl_module, stage)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         assert isinstance(pl_module, DARTS)
         network = pl_module.network
         decisions = network.shape[1] if network.kept is None else network.kept * len(network.arriving(0))
@@ -110,13 +112,22 @@ class SGAS(Selection):
 
     def select(self, trainer: Trainer, module: DARTS) -> Tensor:
         """The settled edges."""
-        return module.decided.cpu().clone()
+        choice = module.decided.cpu().clone()
+        expected = choice.numel() if module.network.kept is None else None
+        for kind in range(len(choice)):
+            full = sum(min(module.network.kept or 0, len(edges)) for edges in module.network.arriving(kind))
+            if int((choice[kind] >= 0).sum()) < (len(choice[kind]) if expected else full):
+                raise UsageError(
+                    f"SGAS: training ended with {int((choice[kind] >= 0).sum())} settled edges of the "
+                    f"{module.network.groups[kind].name} cell; continue it with --ckpt_path last and more epochs"
+                )
+        return choice
 
 
 def _scaled(values: Tensor) -> Tensor:
-    """To 0 … 1."""
+    """To 0 … 1; ones where all are the same but for rounding."""
     span = values.max() - values.min()
-    return (values - values.min()) / span.clamp_min(1e-12)
+    return torch.ones_like(values) if span < 1e-6 else (values - values.min()) / span
 
 
 class ProgressivePruning(Callback):
@@ -139,6 +150,15 @@ class ProgressivePruning(Callback):
                 "expected positive numbers"
             )
         self.epoch, self.keep, self.partial, self.warmup_epochs = epoch, keep, partial, warmup_epochs
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what can be checked before the work starts."""
+        if not isinstance(pl_module, DARTS):
+            raise UsageError(f"ProgressivePruning: got a {type(pl_module).__name__}, expected a DARTS supernet")
+        if self.keep > (candidates := pl_module.network.shape[2]):
+            raise UsageError(f"ProgressivePruning(keep={self.keep}): edges have only {candidates} operations")
+        if self.partial is not None:
+            pl_module.make_network({**pl_module.sizes, "partial": self.partial})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune and widen when it is time; a training that is resumed later finds it done."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +22,7 @@ from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.files import ensure_writable, write_atomically
 from lightning_nas.modules.darts import DARTS, Images
 from lightning_nas.modules.supernet_scores import accuracy_without, copied, missed_most
+from lightning_nas.nn.mixing import describe_mixing
 from lightning_nas.provenance import provenance
 from lightning_nas.spaces.config import describe_space
 
@@ -116,6 +119,8 @@ class Selection(Callback, ABC):
             return
         found = self.describe(module, choice)
         accuracy = trainer.callback_metrics.get("val/accuracy")
+        folder = Path(trainer.default_root_dir)
+        before = _read_json(folder / "selection" / f"{self.slug}.json")
         origin = provenance()
         content = {
             "label": self.label, **found, "space": module.space.name, "space_class": describe_space(module.space),
@@ -125,7 +130,9 @@ class Selection(Callback, ABC):
             "supernet_accuracy": None if accuracy is None else float(accuracy), **more,
             "command": origin["command"], "commit": origin["commit"], "versions": origin["versions"],
         }  # fmt: skip
-        folder = Path(trainer.default_root_dir)
+        if self._trained is None:  # selected anew: what is known of the training stays known
+            kept = ("training_seconds", "epochs", "supernet_accuracy", "trajectory")
+            content |= {name: before[name] for name in kept if before.get(name)}
         _write_json(folder / "selection" / f"{self.slug}.json", content)
         first = next(one for one in trainer.callbacks if isinstance(one, Selection))  # type: ignore[attr-defined]
         if first is self:
@@ -211,7 +218,8 @@ class PerturbationSelection(Selection):
         label: What the method is called in tables; default: the supernet's label and -PT.
         benchmarks: What architectures score, by the name of the data set.
         tune_epochs: Epochs of training between two decisions.
-        lr: Learning rate of the weights meanwhile.
+        lr: Learning rate of the weights meanwhile; their momentum and alpha's optimiser start anew.
+        min_lr: Where a cosine takes it over all tuning (DARTS space: 0.001); default: it stays.
         mode: ``paper`` or ``reference`` (see above).
         seed: Of the order of edges and of noise; None for the module's.
     """
@@ -224,6 +232,7 @@ class PerturbationSelection(Selection):
         benchmarks: dict[str, Benchmark] | None = None,  # type: ignore[type-arg]
         tune_epochs: int = 5,
         lr: float = 0.0025,
+        min_lr: float | None = None,
         mode: Literal["paper", "reference"] = "paper",
         seed: int | None = None,
     ) -> None:
@@ -233,7 +242,7 @@ class PerturbationSelection(Selection):
                 f"PerturbationSelection(tune_epochs={tune_epochs}, lr={lr}, mode={mode!r}): expected tune_epochs of 0 "
                 "or more, a positive lr, mode 'paper' or 'reference'"
             )
-        self.tune_epochs, self.lr, self.mode, self.seed = tune_epochs, lr, mode, seed
+        self.tune_epochs, self.lr, self.min_lr, self.mode, self.seed = tune_epochs, lr, min_lr, mode, seed
 
     def select(self, trainer: Trainer, module: DARTS) -> Tensor:
         """Decide all edges, then which edges stay."""
@@ -249,8 +258,6 @@ class _Perturbation:
         self.data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.path = Path(trainer.default_root_dir, "selection", f"{settings.slug}.pt")
         self.weights, self.alpha = module.make_optimizers()
-        for group in self.weights.param_groups:
-            group["lr"] = settings.lr
         self.removed = torch.zeros(module.decided.shape, dtype=torch.bool)
         self.rounds, self.scores = 0, 0
         self.scored: Sequence[Images] | None = None
@@ -291,11 +298,14 @@ class _Perturbation:
         return self.module.decided.cpu().masked_fill(self.removed, -1)
 
     def _decide(self, kind: int, edge: int) -> None:
+        network = self.module.network
         candidates = self.module.mixture().active[kind, edge].nonzero().flatten().tolist()
+        if network.kept is not None:  # there 'none' is no operation
+            names = network.groups[kind].operations[edge]
+            candidates = [code for code in candidates if names[code] != "none"]
         if candidates:
-            self.module.decided[kind, edge] = missed_most(
-                self.module, self._batches, kind, edge, candidates, self._quiet
-            )
+            code = missed_most(self.module, self._batches, kind, edge, candidates, self._quiet)
+            self.module.decided[kind, edge] = self.trainer.strategy.broadcast(code)
 
     def _thin(self, kind: int, node: int) -> None:
         """Take edges into a node out until it has as many as an architecture."""
@@ -308,7 +318,7 @@ class _Perturbation:
                 active = self.module.mixture().active.clone()
                 active[kind, edge] = False
                 accuracies[edge] = accuracy_without(self.module, self._batches(), active, self._quiet)
-            worst = max(left, key=lambda edge: accuracies[edge])
+            worst = self.trainer.strategy.broadcast(max(left, key=lambda edge: accuracies[edge]))
             self.removed[kind, worst] = True
             self.module.active[kind, worst] = False
             left.remove(worst)
@@ -333,22 +343,36 @@ class _Perturbation:
         for number in range(self.settings.tune_epochs):
             epoch = _TUNING + self.rounds * self.settings.tune_epochs + number
             self.module.train()
+            for group in self.weights.param_groups:
+                group["lr"] = self._rate(self.rounds * self.settings.tune_epochs - self.settings.tune_epochs + number)
             batches = self.data.batches(epoch, trainer.global_rank, trainer.world_size, self.module.device)
             for step, (train, valid) in enumerate(batches):
                 self.module.search_step(train, valid, (self.weights, self.alpha), (epoch, step), 1.0)
+
+    def _rate(self, epoch: int) -> float:
+        """Learning rate of a tuning epoch."""
+        high, low = self.settings.lr, self.settings.min_lr
+        if low is None:
+            return high
+        total = self.settings.tune_epochs * (len(self.plan) - 1)
+        return low + (high - low) * (1.0 + math.cos(math.pi * epoch / total)) / 2.0
 
     def _state(self) -> dict[str, Any]:
         return {
             "rounds": self.rounds, "seconds": time.perf_counter() - self.began, "removed": self.removed,
             "module": self.module.state_dict(), "weights": self.weights.state_dict(), "alpha": self.alpha.state_dict(),
-            "identity": self._identity(),
+            "identity": self.identity,
         }  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
-        settings = self.settings
+        """What fixes the selection, as primitives: settings, data, the module, where it began."""
+        settings, module = self.settings, self.module
         return {
-            "tune_epochs": settings.tune_epochs, "lr": settings.lr, "mode": settings.mode, "seed": self.seed,
-            "step": self.trainer.global_step, "epoch": self.trainer.current_epoch, "start": self._start,
+            "tune_epochs": settings.tune_epochs, "lr": settings.lr, "min_lr": settings.min_lr, "mode": settings.mode,
+            "seed": self.seed, "data": json.dumps(self.data.identity(), default=str), "order": module.order,
+            "mixing": json.dumps(describe_mixing(module.mixing)), "clip": module.clip, "start": self._start,
+            "optimizers": str([_settings_of(self.weights), _settings_of(self.alpha)]),
+            "processes": self.trainer.world_size,
         }  # fmt: skip
 
     def _save(self) -> None:
@@ -357,22 +381,41 @@ class _Perturbation:
                 torch.save(self._state(), file)
 
     def _resume(self) -> None:
-        """Go on from the state of an interrupted selection of the same supernet."""
-        self._start = float(sum(value.double().sum() for value in self.module.state_dict().values()))
-        if not self.path.exists():
-            return
-        try:
-            state = torch.load(self.path, map_location=self.module.device, weights_only=True)
-        except Exception as error:
-            raise SearchStateError(f"{self.path}: cannot be read ({error}); delete it to select anew") from error
-        mine, theirs = self._identity(), state["identity"]
-        if any(mine[name] != theirs.get(name) for name in ("tune_epochs", "lr", "mode", "seed", "start")):
-            return  # of another supernet, or other settings: what is selected now takes its place
+        """Go on from the state of an interrupted selection of the same supernet, which the first process reads."""
+        weights = self.module.state_dict().values()
+        digest = hashlib.sha256(b"".join(value.detach().cpu().contiguous().numpy().tobytes() for value in weights))
+        self._start = digest.hexdigest()[:16]
+        state = self.trainer.strategy.broadcast(self._read() if self.trainer.is_global_zero else None)
+        self.identity = self._identity()  # now: tuning changes learning rates
+        identity = {**self.identity, "start": ""}  # running statistics differ between processes
+        if state is None or {**state["identity"], "start": ""} != identity:
+            return  # there is none, or it is of another selection: what is selected now takes its place
         self.module.load_state_dict(state["module"])
         self.weights.load_state_dict(state["weights"])
         self.alpha.load_state_dict(state["alpha"])
-        self.rounds, self.removed = state["rounds"], state["removed"].cpu()
+        self.rounds, self.removed = state["rounds"], state["removed"]
         self.settings.before = state["seconds"]
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise SearchStateError(f"{self.path}: cannot be read ({error}); delete it to select anew") from error
+        return state if state["identity"]["start"] == self._start else None
+
+
+def _settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing where it is missing or damaged."""
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def selections(
     """
     started = time.perf_counter()
     found = _read(run)
-    moving = any("trajectory" in outcome for outcomes in found.values() for outcome in outcomes)
+    moving = any(_path(outcome) for outcomes in found.values() for outcome in outcomes)
     study = Study(
         name=name,
         title=title,
@@ -69,16 +69,21 @@ def selections(
         rows=rows_of(found, published),
         figures={"trajectory": trajectory_figure(found)} if moving else {},
         details={label: list(outcomes) for label, outcomes in found.items()},
-        seconds=sum(_seconds(outcome) for outcomes in found.values() for outcome in outcomes),
+        seconds=_seconds([outcome for outcomes in found.values() for outcome in outcomes]),
         started=started,
     )
     keep_study(study, output or Path(run[0]) / "analysis" / "selections", record)
 
 
-def _seconds(outcome: Outcome) -> float:
-    """Of its selection, and of the training where it is the one that kept the trajectory."""
-    training = outcome.get("training_seconds") if "trajectory" in outcome else None
-    return float(outcome["seconds"]) + float(training or 0.0)
+def _seconds(outcomes: Sequence[Outcome]) -> float:
+    """Of all selections, and of the training of every run folder once."""
+    trainings = {outcome["run"]: float(outcome.get("training_seconds") or 0.0) for outcome in outcomes}
+    return sum(float(outcome["seconds"]) for outcome in outcomes) + sum(trainings.values())
+
+
+def _path(outcome: Outcome) -> Sequence[Mapping[str, Any]]:
+    """What was selected after each epoch, where that was kept and scored."""
+    return [point for point in outcome.get("trajectory") or [] if point["scores"]]
 
 
 def _read(run: Sequence[Path]) -> dict[str, list[Outcome]]:
@@ -92,7 +97,7 @@ def _read(run: Sequence[Path]) -> dict[str, list[Outcome]]:
     found: dict[str, list[Outcome]] = {}
     for path in paths:
         try:
-            outcome = json.loads(path.read_text("utf-8"))
+            outcome = {**json.loads(path.read_text("utf-8")), "run": str(path.parent.parent)}
             found.setdefault(str(outcome["label"]), []).append(outcome)
         except (ValueError, KeyError, TypeError) as error:
             raise RunFolderError(f"{path}: cannot be read ({error}); delete it, and select again") from error
@@ -140,7 +145,7 @@ def _gap_correlation(outcome: Outcome) -> float | None:
 
     points = [(one.get("skip_gap"), one.get("supernet_accuracy")) for one in outcome.get("trajectory") or []]
     pairs = [pair for pair in points if None not in pair]
-    if len(pairs) < 3 or len({gap for gap, _ in pairs}) == 1:
+    if len(pairs) < 3 or 1 in (len({gap for gap, _ in pairs}), len({accuracy for _, accuracy in pairs})):
         return None
     return float(spearmanr(*zip(*pairs, strict=True)).statistic)
 
@@ -155,8 +160,8 @@ def trajectory_figure(found: Mapping[str, Sequence[Outcome]]) -> Figure:
         ax = figure.subplots()
         number = 0
         for label, outcomes in found.items():
-            paths = [outcome.get("trajectory") or [] for outcome in outcomes]
-            epochs = [point["epoch"] for point in paths[0]]
+            paths = [_path(outcome) for outcome in outcomes]
+            epochs = [point["epoch"] for point in min(paths, key=len)]
             if not epochs:
                 continue
             (dataset, *_) = outcomes[0]["scores"]

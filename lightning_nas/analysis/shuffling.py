@@ -65,8 +65,9 @@ def shuffling(
 ) -> None:
     """Let two random edges of supernets, and two random layers of plain and of residual stacks, change places.
 
-    A stack of each kind is trained for every run, on the images that trained the supernet's weights. Alpha's rows move
-    with their edges. Accuracies are on the images for alpha, normalised by the statistics of each batch.
+    A stack of each kind is trained for every run, on the images that trained the supernet's weights. Alpha and what is
+    settled move with their edges, weights of edges (PC-DARTS) do not. Accuracies are on the images for alpha, by the
+    statistics of each batch.
 
     Args:
         run: Run folders of 'lightning-nas fit' with a supernet, seeds of one method.
@@ -140,7 +141,8 @@ def _shuffled_supernet(
         except UsageError:
             continue  # of different shapes
         with torch.no_grad():
-            other.alpha[kind, [first, second]] = module.alpha[kind, [second, first]]
+            for name in ("alpha", "decided", "active"):
+                getattr(other, name)[kind, [first, second]] = getattr(module, name)[kind, [second, first]]
         accuracies.append(supernet_accuracy(other, data))
     return supernet_accuracy(module, data), accuracies
 

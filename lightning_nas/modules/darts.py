@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lightning_nas.errors import UsageError
 from lightning_nas.modules.classifier import PercentAccuracy
-from lightning_nas.nn.mixing import Mixing, SoftmaxMixing
+from lightning_nas.nn.mixing import Mixing, SoftmaxMixing, describe_mixing, make_mixing
 from lightning_nas.nn.supernet import Mixture, Supernet, frozen_statistics
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.config import describe_space, make_space
@@ -115,9 +115,11 @@ class DARTS(LightningModule):
                 f"DARTS: the space {self.space.name!r} has no supernet; expected NASBench201 or DARTSNetwork"
             )
         self.save_hyperparameters(ignore=["optimizer", "alpha_optimizer", "space", "mixing"])
-        self.save_hyperparameters({"space": describe_space(self.space)})
+        mixing = make_mixing(mixing) if isinstance(mixing, dict) else mixing or SoftmaxMixing()
+        self.save_hyperparameters({"space": describe_space(self.space), "mixing": describe_mixing(mixing)})
         self.sizes = dict(sizes or {})
-        self.mixing, self.order, self.epsilon, self.seed = mixing or SoftmaxMixing(), order, epsilon, seed
+        self.mixing: Mixing = mixing
+        self.order, self.epsilon, self.seed = order, epsilon, seed
         self.optimizer, self.alpha_optimizer = optimizer, alpha_optimizer
         self.min_lr, self.clip, self.accumulate, self.warmup_epochs = min_lr, clip, accumulate, warmup_epochs
         self.num_classes, self.image_shape, self.label = num_classes, image_shape, label
@@ -218,12 +220,12 @@ class DARTS(LightningModule):
         Returns:
             The loss of the weights.
         """
-        generator = self._generator(place)
+        generator = self._begin(place)
         weights = self.mixing.sample(self.alpha, self.active, generator)
         if learns and self.mixing.learns:
             self._add(self.arch_parameters, self._alpha_gradient(train, valid, weights, optimizers[0]))
             if moves:
-                self._step(optimizers[1])
+                self._step_alpha(optimizers[1])
             weights = self.mixing.sample(self.alpha, self.active, generator)
         weights = self.mixing.disturb(
             weights.detach(), self.active, progress, generator, lambda mixed: self._quiet_loss(train, mixed)
@@ -236,9 +238,11 @@ class DARTS(LightningModule):
             self._step(optimizers[0])
         return loss.detach()
 
-    def _generator(self, place: tuple[int, ...]) -> torch.Generator:
-        (word,) = np.random.SeedSequence((self.seed, *place)).generate_state(1, np.uint64)
-        return torch.Generator(self.device).manual_seed(int(word) >> 1)
+    def _begin(self, place: tuple[int, ...]) -> torch.Generator:
+        """What a step draws from; operations that make noise get theirs, too."""
+        first, second = np.random.SeedSequence((self.seed, *place)).generate_state(2, np.uint64).tolist()
+        self.network.set_noise(second >> 24)
+        return torch.Generator(self.device).manual_seed(first >> 1)
 
     def _quiet_loss(self, batch: Images, weights: Tensor) -> Tensor:
         with frozen_statistics(self.network):
@@ -248,6 +252,15 @@ class DARTS(LightningModule):
     def _step(optimizer: Optimizer) -> None:
         optimizer.step()
         optimizer.zero_grad()
+
+    def _step_alpha(self, optimizer: Optimizer) -> None:
+        """Settled edges, and those without operations, stay where they are: weight decay would move them, too."""
+        rests = (self.decided >= 0) | ~self.active.any(dim=-1)
+        before = [parameter.detach().clone() for parameter in self.arch_parameters]
+        self._step(optimizer)
+        with torch.no_grad():
+            for parameter, value in zip(self.arch_parameters, before, strict=True):
+                parameter[rests] = value[rests]
 
     def _add(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
         """Add up gradients where the optimisers look for them."""
@@ -265,6 +278,8 @@ class DARTS(LightningModule):
             return list(gradients)
         # The same operations run in all processes, so the same gradients are absent.
         there = [gradient for gradient in gradients if gradient is not None]
+        if not there:
+            return list(gradients)
         flat = self.trainer.strategy.reduce(torch.cat([gradient.flatten() for gradient in there]), reduce_op="mean")
         parts = iter(flat.split([gradient.numel() for gradient in there]))
         return [None if gradient is None else next(parts).view_as(gradient) for gradient in gradients]
@@ -369,6 +384,11 @@ class DARTS(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimisers of weights and alpha, and the cosine of the former's learning rate, a step for every epoch."""
+        if str(self.trainer.precision).startswith("16"):
+            raise UsageError(
+                f"DARTS: got trainer.precision={self.trainer.precision!r}, expected 'bf16-mixed' or '32-true': its "
+                "gradients are taken by hand, and nothing scales them"
+            )
         self._num_epochs = self.trainer.max_epochs or 0
         if self._num_epochs < 1:
             raise UsageError("DARTS: the trainer has no end, so that the cosine has none; expected trainer.max_epochs")
@@ -389,10 +409,12 @@ class DARTS(LightningModule):
         checkpoint["sizes"] = dict(self.sizes)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another space; take the sizes on."""
-        saved = checkpoint.get("hyper_parameters", {}).get("space")
-        if saved not in (None, self.hparams["space"]):
-            raise UsageError(f"DARTS(space={self.hparams['space']}): the checkpoint is of {saved}; expected the same")
+        """Refuse the weights of another space or mixing; take the sizes on."""
+        hyperparameters = checkpoint.get("hyper_parameters", {})
+        for name in ("space", "mixing"):
+            saved = hyperparameters.get(name)
+            if saved not in (None, self.hparams[name]):
+                raise UsageError(f"DARTS({name}={self.hparams[name]}): the checkpoint is of {saved}; expected the same")
         sizes = checkpoint.get("sizes", self.sizes)
         if sizes != self.sizes:
             self.sizes = dict(sizes)

@@ -53,6 +53,7 @@ def accuracy_without(module: DARTS, batches: Sequence[Images], active: Tensor, q
     """
     mixture = module.mixture()._replace(active=active)  # type: ignore[arg-type]
     module.train()
+    module.network.set_noise(0)
     with frozen_statistics(module.network) if quiet else nullcontext():
         right = sum(int((module.network(x, mixture).argmax(dim=1) == y).sum()) for x, y in batches)
     return right / sum(len(labels) for _, labels in batches)
@@ -61,4 +62,6 @@ def accuracy_without(module: DARTS, batches: Sequence[Images], active: Tensor, q
 def copied(module: DARTS) -> DARTS:
     """A copy that can be trained on while the module stays as it is."""
     shared = module._trainer, module.optimizer, module.alpha_optimizer
-    return copy.deepcopy(module, {id(one): one for one in shared})
+    other = copy.deepcopy(module, {id(one): one for one in shared})
+    other.accumulate = 1  # steps outside of a trainer's loop are whole ones
+    return other

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_nas.errors import UsageError
 from lightning_nas.nn.darts import NUM_BLOCKS, OPERATIONS, FactorizedReduce, in_thirds, make_operation
 from lightning_nas.nn.operations import ReLUConvBN
-from lightning_nas.nn.supernet import EdgeGroup, Mixture, Supernet, scaled_norm, shuffled
+from lightning_nas.nn.supernet import EdgeGroup, Mixture, Supernet, channels_seen, scaled_norm, shuffled
 
 EDGES = tuple((tail, 2 + block) for block in range(NUM_BLOCKS) for tail in range(2 + block))
 """Edges (tail, head): 0 and 1 are the outputs of the cells before, 2 to 5 the blocks."""
@@ -38,15 +38,21 @@ class Noise(nn.Module):
 
     Args:
         stride: 1, or 2 for half the image.
+
+    Attributes:
+        noise_seed: What is drawn from, anew in every pass (see ``Supernet.set_noise``).
+        number: Tells this one's noise from that of others.
     """
 
     def __init__(self, stride: int) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.noise_seed, self.number = stride, 0, 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Noise of the input's shape, or of half the image."""
-        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+        generator = torch.Generator(x.device).manual_seed(self.noise_seed * 1009 + self.number)
+        small = x[:, :, :: self.stride, :: self.stride]
+        return torch.randn(small.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 class MixedEdge(nn.Module):
@@ -118,7 +124,7 @@ class DARTSSupercell(nn.Module):
         partial: int = 1,
     ) -> None:
         super().__init__()
-        self.reduction, self.partial, self.seen = reduction, partial, channels // partial
+        self.reduction, self.partial, self.seen = reduction, partial, channels_seen(channels, partial)
         older, newer = widths
         self.older = (
             FactorizedReduce(older, channels, affine=False)
@@ -201,6 +207,12 @@ class DARTSSupernet(Supernet):
             self.cells.append(DARTSSupercell(names, widths, channels, reduces, halved, partial))
             widths, halved = (widths[1], NUM_BLOCKS * channels), reduces
         self.classifier = nn.Linear(widths[1], num_classes)
+        for number, module in enumerate(module for module in self.modules() if isinstance(module, Noise)):
+            module.number = number
+
+    def blocks(self, name: str) -> int:
+        """A reduction of the image normalises the outputs of two convolutions side by side."""
+        return 2 if ".operations." in name and ".normalisation." in name else 1
 
     def forward(self, images: Tensor, mixture: Mixture) -> Tensor:
         """Class scores, ``(B, C, H, W)`` -> ``(B, num_classes)``."""

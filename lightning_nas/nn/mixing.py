@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +79,8 @@ class PerturbedMixing(SoftmaxMixing):
 
     Args:
         kind: ``random``: uniform noise, as in the released code; ``gaussian``: noise of that deviation, as in the text;
-            ``adversarial``: what raises the loss most, by steps along the gradient's sign.
+            ``adversarial``: what raises the loss most, by steps along the gradient's sign (with the statistics of the
+            batch, where the released code has the running ones).
         start: Size of the noise when training begins.
         end: Size when it ends; linear between.
         num_steps: Steps of the adversarial search.
@@ -127,7 +130,8 @@ class DirichletMixing(Mixing):
     The concentration elu(alpha) + 1 is 1 where alpha is 0: a weight decay of alpha holds it there.
 
     Args:
-        kl_weight: Weight of the divergence from the uniform Dirichlet distribution, instead of weight decay.
+        kl_weight: Weight of the divergence from the uniform Dirichlet distribution over the active operations; with it
+            the weight decay of alpha's optimiser belongs at 0.
     """
 
     def __init__(self, kl_weight: float = 0.0) -> None:
@@ -149,9 +153,13 @@ class DirichletMixing(Mixing):
         """Sum over edges of KL(Dir(concentration) || Dir(1)), weighted."""
         if self.kl_weight == 0.0:
             return alpha.new_zeros(())
-        mine = torch.distributions.Dirichlet(self._concentration(alpha))
-        uniform = torch.distributions.Dirichlet(torch.ones_like(alpha))
-        return self.kl_weight * torch.distributions.kl_divergence(mine, uniform).sum()
+        concentration, count = self._concentration(alpha), active.sum(dim=-1)
+        total = (concentration * active).sum(dim=-1)
+        some = count > 0
+        total, count = torch.where(some, total, 1.0), torch.where(some, count, 1)
+        terms = (concentration - 1.0) * (concentration.digamma() - total.digamma()[..., None]) - concentration.lgamma()
+        divergence = total.lgamma() - count.to(total).lgamma() + (terms * active).sum(dim=-1)
+        return self.kl_weight * (divergence * some).sum()
 
     @staticmethod
     def _concentration(alpha: Tensor) -> Tensor:
@@ -174,3 +182,17 @@ def on_simplex(weights: Tensor, active: Tensor) -> Tensor:
 
 def _normalised(weights: Tensor) -> Tensor:
     return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def describe_mixing(mixing: Mixing) -> dict[str, Any]:
+    """Class path and arguments of a mixing that keeps them as attributes, as configurations have them."""
+    kind = type(mixing)
+    arguments = {name: getattr(mixing, name) for name in inspect.signature(kind).parameters}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def make_mixing(described: dict[str, Any]) -> Mixing:
+    """A mixing from its class path and arguments, the inverse of :func:`describe_mixing`."""
+    module, _, name = str(described["class_path"]).rpartition(".")
+    mixing: Mixing = getattr(import_module(module), name)(**described.get("init_args") or {})
+    return mixing

@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_nas.nn.cells import EDGES, StagedNetwork
-from lightning_nas.nn.supernet import EdgeGroup, Mixture, Supernet, pooled_sum, runs_of, scaled_norm, shuffled
+from lightning_nas.nn.supernet import (
+    EdgeGroup,
+    Mixture,
+    Supernet,
+    channels_seen,
+    pooled_sum,
+    runs_of,
+    scaled_norm,
+    shuffled,
+)
 
 CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 _NONE, _SKIP, _CONV1, _CONV3, _POOL = range(len(CANDIDATES))
@@ -80,7 +89,7 @@ class NASBench201Supercell(nn.Module):
 
     def __init__(self, channels: int, partial: int = 1) -> None:
         super().__init__()
-        self.partial, self.seen = partial, channels // partial
+        self.partial, self.seen = partial, channels_seen(channels, partial)
         counts = [len(edges) for edges in _FROM]
         self.conv1 = nn.ModuleList(MixedConvs(self.seen, count, 1) for count in counts)
         self.conv3 = nn.ModuleList(MixedConvs(self.seen, count, 3) for count in counts)

@@ -11,7 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import BoolTensor, LongTensor, Tensor, nn
 
+from lightning_nas.errors import UsageError
+
 Edge = tuple[int, int]
+
+
+def channels_seen(channels: int, partial: int) -> int:
+    """Channels that operations see with partial channels.
+
+    Raises:
+        UsageError: The channels cannot be divided so.
+    """
+    if partial < 1 or channels % partial:
+        raise UsageError(f"got partial={partial} and {channels} channels, expected a divisor of the channels")
+    return channels // partial
 
 
 class EdgeGroup(NamedTuple):
@@ -108,6 +121,12 @@ class Supernet(nn.Module, ABC):
         heads = [head for _, head in self.groups[kind].edges]
         return [[edge for edge, head in enumerate(heads) if head == node] for node in dict.fromkeys(heads)]
 
+    def set_noise(self, seed: int) -> None:
+        """Say what operations that make noise draw from: the same in every pass until the next call."""
+        for module in self.modules():
+            if hasattr(module, "noise_seed"):
+                setattr(module, "noise_seed", seed)  # noqa: B010  # its type is not known here
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Kinds of cells G, edges E, candidates K."""
@@ -135,15 +154,15 @@ def scaled_norm(norm: nn.BatchNorm2d, x: Tensor, scale: Tensor, channels: slice 
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Normalise by the statistics of each batch, and leave the running ones as they are."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.training) for norm in norms]
+    before = [(norm.momentum, norm.training, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:
-            norm.momentum = 0.0
+            norm.momentum, norm.num_batches_tracked = 0.0, None
             norm.train()
         yield
     finally:
-        for norm, (momentum, training) in zip(norms, before, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, training, seen) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, seen
             norm.train(training)
 
 

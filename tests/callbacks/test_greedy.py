@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,32 @@ def test_the_most_important_and_certain_edge_is_first():
     assert sgas._next(module, 0) == 4
     module.decided[0, 4] = 3
     assert sgas._next(module, 0) != 4
+
+
+def test_without_none_the_most_certain_edge_is_first():
+    module = make_module(space=DARTSNetwork(), sizes={"part": "s2", "channels": 4, "num_layers": 3})
+    for seed in range(20):
+        with torch.no_grad():
+            module.alpha.copy_(0.5 * torch.randn(module.alpha.shape, generator=torch.Generator().manual_seed(seed)))
+        gaps = (module.alpha[0, :, 0] - module.alpha[0, :, 1]).abs()
+        assert SGAS("SGAS")._next(module, 0) == int(gaps.argmax())
+
+
+def test_parameters_of_settled_edges_stay(tmp_path):
+    class Keep(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            rows.append((module.decided.clone(), module.alpha.detach().clone()))
+
+    rows = []
+    fitted(tmp_path, [SGAS("SGAS", None, 1, 1), Keep()], epochs=6)
+    for (decided, before), (_, after) in pairwise(rows):
+        assert torch.equal(before[decided >= 0], after[decided >= 0])
+        assert not torch.equal(before[decided < 0], after[decided < 0])
+
+
+def test_an_end_before_all_edges_are_settled_is_said(tmp_path):
+    with pytest.raises(UsageError, match="ended with 1 settled edges"):
+        fitted(tmp_path, [SGAS("SGAS", None, 1, 1)], epochs=9, max_steps=8)
 
 
 def test_in_the_darts_space_the_other_edges_of_a_full_block_leave(tmp_path):
@@ -109,6 +137,15 @@ def test_a_search_in_stages_resumes_in_either(tmp_path, stop):
     resumed = fit("rest", ckpt_path=tmp_path / "half.ckpt")
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("pruning", "said"),
+    [(ProgressivePruning(1, 9), "only 5 operations"), (ProgressivePruning(1, 3, 3), "expected a divisor")],
+)
+def test_pruning_that_cannot_be_is_said_before_the_work(tmp_path, pruning, said):
+    with pytest.raises(UsageError, match=said):
+        fitted(tmp_path, [pruning])
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,11 @@ def digits():
     }
 
 
-def fitted(folder, selections, epochs=1, module=None, **data):
+def fitted(folder, selections, epochs=1, module=None, max_steps=-1, **data):
     trainer = quiet_trainer(
-        folder, NASTrainer, max_epochs=epochs, callbacks=selections, limit_val_batches=1, enable_checkpointing=True
-    )
+        folder, NASTrainer, max_epochs=epochs, callbacks=selections, limit_val_batches=1, enable_checkpointing=True,
+        max_steps=max_steps,
+    )  # fmt: skip
     module = module or make_module()
     trainer.fit(module, make_data(**data))
     return trainer, module
@@ -129,6 +130,44 @@ def test_an_interrupted_selection_goes_on_where_it_was(tmp_path, mode, monkeypat
     assert len(decisions) == 4 + 3  # the one that was not finished, and the two that were left
     ours, theirs = (outcome(tmp_path / name, "pt") for name in ("half", "whole"))
     assert ours["architecture"] == theirs["architecture"]
+
+
+def test_other_settings_are_another_selection(tmp_path, monkeypatch):
+    from lightning_nas.callbacks import selection
+
+    decide, decisions = selection._Perturbation._decide, []
+
+    def counts(self, kind, edge):
+        decisions.append(edge)
+        decide(self, kind, edge)
+
+    trainer, module = fitted(tmp_path, [MagnitudeSelection("Mine")])
+    monkeypatch.setattr(selection._Perturbation, "_decide", counts)
+    for changes, expected in (({}, 6), ({}, 0), ({"lr": 0.01}, 6), ({"lr": 0.01, "min_lr": 0.001}, 6)):
+        decisions.clear()
+        PerturbationSelection("PT", tune_epochs=1, **changes).select(trainer, module)
+        assert len(decisions) == expected, changes
+    trainer.datamodule.images.seed = 5
+    decisions.clear()
+    PerturbationSelection("PT", tune_epochs=1, lr=0.01, min_lr=0.001).select(trainer, module)
+    assert len(decisions) == 6
+
+
+def test_what_is_known_of_the_training_stays_known(tmp_path):
+    fitted(tmp_path, [MagnitudeSelection("Mine", digits())], epochs=2)
+    before = outcome(tmp_path, "mine")
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    trainer = quiet_trainer(tmp_path, NASTrainer, callbacks=[MagnitudeSelection("Mine", digits())], limit_val_batches=1)
+    trainer.search(make_module(), make_data(), ckpt_path=str(checkpoint), weights_only=True)
+    after = outcome(tmp_path, "mine")
+    for name in ("architecture", "training_seconds", "epochs", "trajectory"):
+        assert after[name] == before[name], name
+
+
+def test_in_the_darts_space_none_is_not_selected(tmp_path):
+    module = make_module(space=DARTSNetwork(), sizes={"part": "s3", "channels": 4, "num_layers": 3})
+    fitted(tmp_path, [PerturbationSelection("PT", tune_epochs=0)], module=module, num_train=16, num_valid=16)
+    assert "none" not in outcome(tmp_path, "pt")["architecture"]
 
 
 def test_in_the_darts_space_two_edges_stay_into_every_block(tmp_path):

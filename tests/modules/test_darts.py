@@ -112,6 +112,40 @@ def test_accumulated_steps_are_one_step_of_the_mean():
     torch.testing.assert_close(both[0].alpha, both[1].alpha)
 
 
+def test_a_checkpoint_knows_its_mixing_and_refuses_another(tmp_path):
+    module = make_module(mixing=PerturbedMixing("gaussian", 0.1, 0.2))
+    trainer = quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0, enable_checkpointing=True)
+    trainer.fit(module, make_data())
+    (path,) = tmp_path.rglob("*.ckpt")
+    loaded = DARTS.load_from_checkpoint(path, weights_only=True)
+    assert vars(loaded.mixing) == vars(module.mixing)
+    assert torch.equal(loaded.alpha, module.alpha)
+    with pytest.raises(UsageError, match="the checkpoint is of"):
+        quiet_trainer(tmp_path, max_epochs=2).fit(make_module(), make_data(), ckpt_path=path, weights_only=True)
+
+
+def test_noise_depends_on_the_step_alone():
+    module = make_module(space=DARTSNetwork(), sizes={"part": "s4", "channels": 4, "num_layers": 3})
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        found = []
+        for place in ((0, 1), (0, 1), (0, 2)):
+            module._begin(place)
+            module.eval()
+            found.append(module(images))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_half_precision_that_needs_scaling_is_refused(tmp_path):
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    module = make_module()
+    module._trainer = trainer
+    trainer.strategy.precision_plugin.precision = "16-mixed"
+    with pytest.raises(UsageError, match="bf16-mixed"):
+        module.configure_optimizers()
+
+
 def test_the_gap_of_skip_connections():
     module = make_module()
     with torch.no_grad():
@@ -237,6 +271,8 @@ def test_the_darts_space_trains_and_says_what_it_chose(tmp_path):
         ({"clip": 0.0}, "clip=0.0"),
         ({"space": NATSBenchSize()}, "has no supernet"),
         ({"sizes": {"width": 3}}, "width"),
+        ({"sizes": {**SIZES, "partial": 3}}, "expected a divisor"),
+        ({"sizes": {**SIZES, "partial": 0}}, "partial=0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said(changes, said):

@@ -7,6 +7,8 @@ from lightning_nas.nn.mixing import (
     PerturbedMixing,
     SoftmaxMixing,
     UniformMixing,
+    describe_mixing,
+    make_mixing,
     masked_softmax,
     on_simplex,
 )
@@ -66,6 +68,19 @@ def test_the_divergence_is_zero_at_concentration_one():
     assert DirichletMixing(2.0).penalty(zero, ACTIVE) == pytest.approx(0.0, abs=1e-5)
     assert DirichletMixing(2.0).penalty(zero + 1.0, ACTIVE) > 0.1
     assert DirichletMixing().penalty(zero + 1.0, ACTIVE) == 0.0
+    some = ALPHA[:, :2]
+    rows = [torch.nn.functional.elu(row) + 1 for row in (some[0, 0], some[0, 1, :2])]
+    uniform = [torch.distributions.Dirichlet(torch.ones_like(row)) for row in rows]
+    pairs = zip(map(torch.distributions.Dirichlet, rows), uniform, strict=True)
+    expected = sum(torch.distributions.kl_divergence(*pair) for pair in pairs)
+    torch.testing.assert_close(DirichletMixing(1.0).penalty(ALPHA, SOME), expected)
+
+
+@pytest.mark.parametrize("mixing", [PerturbedMixing("gaussian", 0.0, 0.1, 3), DirichletMixing(0.5), UniformMixing()])
+def test_a_mixing_can_be_made_again(mixing):
+    again = make_mixing(describe_mixing(mixing))
+    assert type(again) is type(mixing)
+    assert vars(again) == vars(mixing)
 
 
 def test_random_noise_stays_within_its_size_before_it_is_normalised():
