@@ -36,6 +36,7 @@ def selections(
     protocol: str = "see the runs' config.yaml",
     scale: str = "see the runs' config.yaml",
     published: dict[str, str] = {},  # noqa: B006  # a CLI default
+    not_run: list[dict[str, str]] = [],  # noqa: B006
     output: Path | None = None,
     record: Path | None = None,
 ) -> None:
@@ -53,6 +54,7 @@ def selections(
         protocol: How these runs measured.
         scale: How much was run.
         published: Published numbers by 'label, data set', for example 'DARTS, cifar10'.
+        not_run: Published numbers that were not measured: label, metric, unit, paper, and the command that would.
         output: Folder for table and figure; default: analysis/selections in the first folder.
         record: Folder of the ledger, usually docs/results; writes the numbers there.
     """
@@ -66,7 +68,7 @@ def selections(
         reference_protocol=reference_protocol,
         protocol=protocol,
         scale=scale,
-        rows=rows_of(found, published),
+        rows=[*rows_of(found, published), *(Row.not_run(**row) for row in not_run)],
         figures={"trajectory": trajectory_figure(found)} if moving else {},
         details={label: list(outcomes) for label, outcomes in found.items()},
         seconds=_seconds([outcome for outcomes in found.values() for outcome in outcomes]),

@@ -63,7 +63,7 @@ def keep_study(study: Study, folder: Path, record: Path | None) -> list[Path]:
         record: Folder of the ledger; None for no entry there.
     """
     console = Console()
-    console.print(table_of(study.title, study.rows), markup=False)
+    console.print(table_of(study.title, [row for row in study.rows if row.n]), markup=False)
     written = [path for name, figure in study.figures.items() for path in save_figure(figure, folder / name)]
     path = folder / f"{study.name.rpartition('/')[2]}.json"
     with write_atomically(path) as file:

@@ -82,12 +82,8 @@ class DARTS(LightningModule):
         order: Order = "first",
         epsilon: float = 0.01,
         edge_weights: bool = False,
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(
-            parameters, lr=0.025, momentum=0.9, weight_decay=3e-4
-        ),
-        alpha_optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
-            parameters, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3
-        ),
+        optimizer: OptimizerCallable | None = None,
+        alpha_optimizer: OptimizerCallable | None = None,
         min_lr: float = 0.001,
         clip: float = 5.0,
         accumulate: int = 1,
@@ -402,7 +398,15 @@ class DARTS(LightningModule):
 
     def make_optimizers(self) -> tuple[Optimizer, Optimizer]:
         """New optimisers of weights and alpha."""
-        return self.optimizer(list(self.network.parameters())), self.alpha_optimizer(self.arch_parameters)
+        weights, alpha = list(self.network.parameters()), self.arch_parameters
+        return (
+            self.optimizer(weights)
+            if self.optimizer
+            else torch.optim.SGD(weights, lr=0.025, momentum=0.9, weight_decay=3e-4),
+            self.alpha_optimizer(alpha)
+            if self.alpha_optimizer
+            else torch.optim.Adam(alpha, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3),
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the supernet's sizes, which pruning in stages changes."""

@@ -26,7 +26,8 @@ def folder(tmp_path):
 
 
 def test_the_table_has_means_and_what_perturbation_gains(folder, tmp_path, capsys):
-    selections([folder], name="darts/mine", published={"DARTS, digits": "11"}, record=tmp_path / "ledger")
+    missing = {"label": "DARTS", "metric": "error", "unit": "%", "paper": "3.00", "command": "lightning-nas fit"}
+    selections([folder], "darts/mine", published={"DARTS, digits": "11"}, not_run=[missing], record=tmp_path / "ledger")
     (result,) = read_results(tmp_path / "ledger")
     rows = {(row.label, row.metric): row for row in result.rows}
     assert rows["DARTS", "digits: test accuracy"].mean == 11.0
@@ -34,6 +35,7 @@ def test_the_table_has_means_and_what_perturbation_gains(folder, tmp_path, capsy
     gain = rows["DARTS-PT", "digits: gain by perturbation, same supernets"]
     assert (gain.mean, gain.values) == (79.5, (80.0, 79.0))
     assert rows["DARTS", "training"].mean == 20.0
+    assert (rows["DARTS", "error"].n, rows["DARTS", "error"].note) == (0, "not run: lightning-nas fit")
     assert ("DARTS-PT", "training") not in rows
     assert rows["DARTS", "skip connections"].mean == 2.0
     assert (folder / "analysis" / "selections" / "trajectory.png").exists()
