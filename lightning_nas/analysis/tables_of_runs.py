@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,19 @@ from lightning_nas.terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_WIDE = 5  # labels that a terminal has columns for
+
+
+def _table(title: str, rows: Sequence[Row]) -> Any:
+    """A column for each label, or, where they are many, a line."""
+    return table_of(title, rows if len({row.label for row in rows}) <= _WIDE else [_transposed(row) for row in rows])
+
+
+def _transposed(row: Row) -> Row:
+    metric = f"{row.metric} ({row.unit})" if row.unit else row.metric
+    return replace(row, label=metric, metric=row.label, unit="")
 
 
 @dataclass
@@ -63,7 +76,7 @@ def keep_study(study: Study, folder: Path, record: Path | None) -> list[Path]:
         record: Folder of the ledger; None for no entry there.
     """
     console = Console()
-    console.print(table_of(study.title, [row for row in study.rows if row.n]), markup=False)
+    console.print(_table(study.title, [row for row in study.rows if row.n]), markup=False)
     written = [path for name, figure in study.figures.items() for path in save_figure(figure, folder / name)]
     path = folder / f"{study.name.rpartition('/')[2]}.json"
     with write_atomically(path) as file:
