@@ -41,9 +41,10 @@ def test_there_are_commands_and_their_links_exist():
 
 @pytest.mark.parametrize("args", [c for c in COMMANDS if c[0] in LIGHTNING], ids=" ".join)
 def test_configurations_of_the_commands_parse(args, capsys, tmp_path):
-    found = tmp_path / "runs" / "images" / "genotype.json"  # as the first of the commands leaves it
-    found.parent.mkdir(parents=True)
-    found.write_text(json.dumps({"space": "nasbench201", "architecture": NASBench201().format((2,) * 6)}))
+    for run in ("images", "darts/nasbench201_digits"):
+        found = tmp_path / "runs" / run / "genotype.json"  # as the first of the commands leaves it
+        found.parent.mkdir(parents=True)
+        found.write_text(json.dumps({"space": "nasbench201", "architecture": NASBench201().format((2,) * 6)}))
     encoder = tmp_path / "runs" / "contrastive" / "nasbench201_small"
     encoder.mkdir(parents=True)
     shutil.copy(shipped_configs()["contrastive/nasbench201_small"], encoder / "config.yaml")
@@ -52,6 +53,7 @@ def test_configurations_of_the_commands_parse(args, capsys, tmp_path):
         main([*args, "--print_config"])
     assert stop.value.code == 0
     model = "contrastive.ContrastiveEncoder" if "contrastive" in " ".join(args) else "arch2vec.Arch2Vec"
+    model = "darts.DARTS" if "darts/nasbench201_digits" in args else model
     model = "classifier.ImageClassifier" if args[0] == "retrain" else model
     assert f"class_path: lightning_nas.modules.{model}" in capsys.readouterr().out
 

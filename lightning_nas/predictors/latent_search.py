@@ -72,13 +72,14 @@ class LatentSearch(SearchStrategy):
         if len(tried) < self.num_initial or int(done.sum()) < 2:
             return random_candidates(run, pool, q)
         indices, valid = run.indices[0][done], run.valid[0][done]
-        seed = int(np.random.default_rng(int(draw * 2**53)).integers(2**31))
+        rng = np.random.default_rng(int(draw * 2**53))
+        seed = int(rng.integers(2**31))
         fitted: Any = self.predictor.fit(pool.space, pool.members[indices], valid, seed)  # type: ignore[arg-type]
         best = indices[valid.argsort(descending=True, stable=True)[: self.num_seeds]]
         found = self._climb(fitted.regression, pool, best, tried, q)  # type: ignore[arg-type]
         if len(found) < q:
-            others = random_candidates(run, pool, min(q + len(found), len(pool) - len(tried)))
-            found += [index for index in others.tolist() if index not in found][: q - len(found)]
+            taken = {*found, *tried.tolist()}
+            found += [index for index in rng.permutation(len(pool)).tolist() if index not in taken][: q - len(found)]
         return torch.tensor(found)  # type: ignore[return-value]
 
     def _climb(self, regression: Any, pool: CandidatePool[Any], best: LongTensor, tried: Tensor, q: int) -> list[int]:

@@ -54,6 +54,11 @@ def test_the_last_candidates_are_found_too():
     assert sorted(history.indices[0].tolist()) == list(range(81))
 
 
+def test_the_budget_may_end_where_the_decoder_finds_nothing():
+    history = search(LatentSearch(NAO(8, 4, SequenceTraining(1)), 8, num_seeds=2, max_step=1), 10, 4, 1, 40)
+    assert len(set(history.indices[0].tolist())) == 40
+
+
 def test_tokens_are_those_of_members():
     space = NASBench201()
     allowed = allowed_tokens(space)
