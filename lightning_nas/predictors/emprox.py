@@ -14,7 +14,7 @@ from lightning_nas.predictors.targets import Target
 from lightning_nas.spaces.base import FiniteSpace
 from lightning_nas.spaces.sequences import GraphSequence, SequenceEncoding
 
-_SOFT = 1e-3  # added to distances where their inverse has to have a gradient
+_SOFT = 0.1  # added to distances for a gradient; much less, and a known architecture sees nothing but itself
 _EXACT = 1e-6  # unit vectors at this distance are the same in float32
 
 
