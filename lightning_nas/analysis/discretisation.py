@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -66,6 +67,7 @@ def discretisation(
         raise UsageError(
             f"analyze discretisation: got {len(run)} runs, num_edges={num_edges}, epochs={epochs}; expected some"
         )
+    started = time.perf_counter()
     found: dict[str, list[EdgeWorth]] = {}
     label = ""
     for number, folder in enumerate(run):
@@ -94,6 +96,7 @@ def discretisation(
         scale=seeds,
         rows=rows,
         figures={"discretisation": worth_figure(found[str(run[0])])},
+        started=started,
         details={folder: [edge._asdict() for edge in edges] for folder, edges in found.items()},
     )
     keep_study(study, output or Path(run[0]) / "analysis" / "discretisation", record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def shuffling(
             f"analyze shuffling: got {len(run)} runs, num_swaps={num_swaps}, num_layers={num_layers}, "
             f"channels={channels}, epochs={epochs}; expected some, and two layers or more"
         )
+    started = time.perf_counter()
     before: dict[str, list[float]] = {}
     after: dict[str, list[float]] = {}
     for number, folder in enumerate(run):
@@ -122,6 +124,7 @@ def shuffling(
         scale=f"{len(run)} networks of each kind",
         rows=rows,
         figures={},
+        started=started,
         details={"before": before, "after": after},
     )
     keep_study(study, output or Path(run[0]) / "analysis" / "shuffling", record)
