@@ -137,6 +137,7 @@ class Selection(Callback, ABC):
         first = next(one for one in trainer.callbacks if isinstance(one, Selection))  # type: ignore[attr-defined]
         if first is self:
             genotype = {name: content[name] for name in ("space", "space_class", "architecture")}
+            genotype["benchmark"] = {"data": trainer.datamodule.identity()}  # type: ignore[attr-defined]
             _write_json(folder / "genotype.json", genotype)
         scores = ", ".join(f"{name} {score['test']:.2f} %" for name, score in found["scores"].items())
         print(f"{self.label}: {found['architecture']} {scores}")  # noqa: T201

@@ -91,13 +91,15 @@ def _from_file(path: Path) -> Genotype:
 
 
 def _images_of(folder: Path) -> dict[str, Any] | None:
-    """The data module of the search's live benchmark, from the configuration that the run left."""
+    """The data module of the search's live benchmark or supernet, from the configuration that the run left."""
     for name in ("config.yaml", "search_config.yaml"):
         try:
             config = yaml.safe_load((folder / name).read_text("utf-8"))
+            shown = [_shown_to_supernet(config.get("data") or {})]
             for callback in config["trainer"]["callbacks"]:
                 benchmark = (callback.get("init_args") or {}).get("benchmark") or {}
-                data = (benchmark.get("init_args") or {}).get("data")
+                shown.append((benchmark.get("init_args") or {}).get("data"))
+            for data in shown:
                 if isinstance(data, dict):
                     given = data.get("init_args") or {}
                     # A search may have taken a part of the images; of the digits, this says which are for the test.
@@ -107,6 +109,13 @@ def _images_of(folder: Path) -> dict[str, Any] | None:
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
             continue  # it is only a default
     return None
+
+
+def _shown_to_supernet(data: dict[str, Any]) -> dict[str, Any] | None:
+    """The images of a bilevel search, from the description of its data."""
+    bilevel = str(data.get("class_path")).endswith(".BilevelDataModule")
+    images: dict[str, Any] | None = (data.get("init_args") or {}).get("images") if bilevel else None
+    return images
 
 
 def _from_notation(text: str) -> Genotype:

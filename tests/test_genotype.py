@@ -96,6 +96,18 @@ def test_images_are_those_the_search_trained_on(tmp_path):
         assert read_genotype(str(path)).images is None
 
 
+def test_images_are_those_the_supernet_trained_on(tmp_path):
+    write(tmp_path / "genotype.json", benchmark={"data": {"data": "cifar10"}})
+    images = {
+        "class_path": "lightning_nas.datamodules.cifar.CIFAR10DataModule",
+        "init_args": {"path": "x", "num_train": 9},
+    }
+    data = {"class_path": "lightning_nas.datamodules.bilevel.BilevelDataModule", "init_args": {"images": images}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data, "trainer": {"callbacks": []}}))
+    expected = {"class_path": images["class_path"], "init_args": {"path": "x", "purpose": "evaluation"}}
+    assert read_genotype(str(tmp_path)).images == expected
+
+
 def test_digits_keep_their_test_images(tmp_path):
     path = write(tmp_path / "genotype.json")
     data = {"class_path": "lightning_nas.datamodules.vision.DigitsDataModule", "init_args": {"num_train": 600}}
