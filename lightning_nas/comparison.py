@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,14 +94,22 @@ def comparison_figures(found: Sequence[RunResult], output: Path) -> list[Path]:
     written = []
     for number, group in enumerate(groups.values(), start=1):
         names = [name for run in group for name in run.histories]
+        shared = Path(os.path.commonpath([run.folder.absolute() for run in group]))
+        shared = shared.relative_to(Path.cwd()) if shared.is_relative_to(Path.cwd()) else Path()
         histories = {
-            f"{run.folder}: {name}" if names.count(name) > 1 else name: history
+            f"{_within(run.folder, shared)}: {name}" if names.count(name) > 1 else name: history
             for run in group
             for name, history in run.histories.items()
         }
         path = output / ("regret" if len(groups) == 1 else f"regret-{number}")
         written += search_figures(histories, group[0].optimum, path, f"{group[0].space}, {_benchmark(group[0])}")
     return written
+
+
+def _within(folder: Path, shared: Path) -> Path:
+    """A folder without the part that all share, where that is not all of it."""
+    short = folder.relative_to(shared) if folder.is_relative_to(shared) else folder
+    return short if short.parts else folder
 
 
 def _benchmark(run: RunResult) -> str:

@@ -43,6 +43,9 @@ def test_joint_figure_has_every_history(tmp_path, monkeypatch):
     runs = [result("runs/a", "random", "gp"), result("more/a", "random", "gp"), result("c", "dngo")]
     assert comparison.comparison_figures(runs, tmp_path) == [tmp_path / "regret"]
     assert drawn == [["runs/a: random", "runs/a: gp", "more/a: random", "more/a: gp", "dngo"]]
+    drawn.clear()
+    comparison.comparison_figures([result("runs/x/quick", "gp"), result("runs/x/slow", "gp")], tmp_path)
+    assert drawn == [["quick: gp", "slow: gp"]]
 
 
 def test_regrets_of_two_benchmarks_do_not_share_a_figure(tmp_path):
