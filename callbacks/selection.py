@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
 from torch import Tensor
 
 from lightning_nas.benchmarks.base import Benchmark
@@ -25,6 +26,7 @@ from lightning_nas.modules.supernet_scores import accuracy_without, copied, miss
 from lightning_nas.nn.mixing import describe_mixing
 from lightning_nas.provenance import provenance
 from lightning_nas.spaces.config import describe_space
+from lightning_nas.terminal import say
 
 _TUNING = 1_000_000  # epochs of a selection draw other batches than those of the training
 
@@ -140,7 +142,7 @@ class Selection(Callback, ABC):
             genotype["benchmark"] = {"data": trainer.datamodule.identity()}  # type: ignore[attr-defined]
             _write_json(folder / "genotype.json", genotype)
         scores = ", ".join(f"{name} {score['test']:.2f} %" for name, score in found["scores"].items())
-        print(f"{self.label}: {found['architecture']} {scores}")  # noqa: T201
+        say(Console(), f"{self.label}: {found['architecture']} {scores}")
 
 
 class MagnitudeSelection(Selection):

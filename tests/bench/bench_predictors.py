@@ -82,7 +82,7 @@ def main() -> None:
     """Measure, print and keep."""
     torch.set_num_threads(1)
     note = (
-        "Both sides multiply the same matrices, which SemiNAS spends most of its time on. An LSTM of our own, both "
+        "Both sides multiply the same matrices. An LSTM of our own, both "
         "directions in one product, sigmoids for tangents and the backward pass by hand, was slower than torch's: 8.0 "
         "against 6.2 ms forward and backward at width 32, 20.0 against 16.7 ms at width 64 (100 sequences of 27 "
         "tokens, both directions, beside other work), and was not kept."
