@@ -22,7 +22,7 @@ from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.random import RandomSearch
 from lightning_nas.spaces.nasbench201 import NASBench201
 from lightning_nas.workers import local
-from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, Stripes, TroubledSpace, make, until
+from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, Stripes, TroubledSpace, alive, make, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -276,7 +276,7 @@ def test_close_leaves_no_worker_and_a_later_evaluation_starts_anew(tmp_path, mak
     bench.evaluate([SKIP, CONV])
     workers = {int(path.name.split(".")[0]) for path in tmp_path.glob("[0-9]*.*")}
     bench.close()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
+    until(lambda: not any(map(alive, workers)))
     assert bench.evaluate([POOL]).valid.isfinite().all()
 
 

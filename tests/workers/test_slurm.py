@@ -10,7 +10,7 @@ from lightning_nas.benchmarks.store import ResultStore
 from lightning_nas.errors import EvaluationError, UsageError
 from lightning_nas.workers import slurm
 from lightning_nas.workers.slurm import SlurmWorkers, SubmititExecutor
-from tests.benchmarks.stripes import CONV, MIXED, SKIP, TroubledSpace, until
+from tests.benchmarks.stripes import CONV, MIXED, SKIP, TroubledSpace, alive, until
 
 submitit = pytest.importorskip("submitit")
 
@@ -21,10 +21,6 @@ def workers(tmp_path, monkeypatch):
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)  # for slow network disks
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     return lambda **changes: SlurmWorkers(**{"folder": str(tmp_path / "jobs"), "cluster": "local", **changes})
-
-
-def alive(folder):
-    return [pid for pid in begun(folder) if Path(f"/proc/{pid}").exists()]
 
 
 def begun(folder, what="*"):
@@ -51,7 +47,7 @@ def test_closing_cancels_the_jobs_and_leaves_no_process_and_no_images(tmp_path, 
     assert list((tmp_path / "jobs").glob("job-*.pickle"))
     bench.close()
     assert score.cancelled()
-    until(lambda: not alive(tmp_path), 20)
+    until(lambda: not any(map(alive, begun(tmp_path))))
     assert not list((tmp_path / "jobs").glob("job-*.pickle"))
 
 
