@@ -5,6 +5,7 @@ import lightning_nas.benchmarks.tabular
 import lightning_nas.callbacks.alpha_monitor
 import lightning_nas.callbacks.greedy
 import lightning_nas.callbacks.ledger
+import lightning_nas.callbacks.perturbation
 import lightning_nas.callbacks.projector
 import lightning_nas.callbacks.search
 import lightning_nas.callbacks.selection

@@ -43,7 +43,8 @@ def selections(
     """Collect what selections found in supernets, over methods and seeds.
 
     Leaves a table, and, of methods that keep it, a figure of what their largest weights would have been worth after
-    each epoch, with what perturbation made of the same supernets beside.
+    each epoch, with what perturbation made of the same supernets beside. Runs that found the same for a label and a
+    seed, as random selections of several supernets do, count once.
 
     Args:
         run: Run folders of 'lightning-nas fit' with selections, or folders that hold some.
@@ -103,14 +104,20 @@ def _read(run: Sequence[Path]) -> dict[str, list[Outcome]]:
             found.setdefault(str(outcome["label"]), []).append(outcome)
         except (ValueError, KeyError, TypeError) as error:
             raise RunFolderError(f"{path}: cannot be read ({error}); delete it, and select again") from error
-    for label, outcomes in found.items():
-        outcomes.sort(key=lambda outcome: int(outcome["seed"]))
+    for label in found:
+        found[label] = outcomes = _distinct(found[label])
         seeds = [int(outcome["seed"]) for outcome in outcomes]
         if len(set(seeds)) < len(seeds):
             raise UsageError(f"analyze selections: got several runs of {label!r} with the same seed, seeds {seeds}")
         if len({tuple(outcome["scores"]) for outcome in outcomes}) > 1:
             raise UsageError(f"analyze selections: the runs of {label!r} looked at different data sets")
     return found
+
+
+def _distinct(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """One of those with the same seed and architecture, in the order of seeds."""
+    once = {(int(outcome["seed"]), outcome["architecture"]): outcome for outcome in reversed(outcomes)}
+    return sorted(once.values(), key=lambda outcome: int(outcome["seed"]))
 
 
 def rows_of(found: Mapping[str, Sequence[Outcome]], published: Mapping[str, str]) -> list[Row]:
@@ -134,11 +141,36 @@ def rows_of(found: Mapping[str, Sequence[Outcome]], published: Mapping[str, str]
             values = [float(outcome[key]) for outcome in outcomes if outcome.get(key) is not None]
             if len(values) == len(outcomes):
                 rows.append(Row.of(values, metric=metric, unit=unit, label=label, paper="", seeds=seeds))
+        rows += _on_the_way(label, outcomes, found.get(label.removesuffix("-PT"), []))
         gaps = [_gap_correlation(outcome) for outcome in outcomes]
         if all(gap is not None for gap in gaps):
             metric = "Spearman over epochs, weight of skips less convolutions and supernet accuracy"
             rows.append(Row.of(gaps, metric=metric, unit="", label=label, paper="", seeds=seeds))  # type: ignore[arg-type]
     return rows
+
+
+def _on_the_way(label: str, outcomes: Sequence[Outcome], base: Sequence[Outcome]) -> list[Row]:
+    """Test accuracies of perturbation after some epochs of the training, and of the largest weights then (Fig. 3.1)."""
+    rows = []
+    for epoch in _epochs(outcomes) if label.endswith("-PT") else []:
+        for name, group in ((label.removesuffix("-PT"), base), (label, outcomes)):
+            if epoch not in _epochs(group):
+                continue
+            for dataset in group[0]["scores"]:
+                tests = [_test_at(outcome, epoch, dataset) for outcome in group]
+                metric, seeds = f"{dataset}: test accuracy after {epoch} epochs", f"{len(tests)} seeds"
+                rows.append(Row.of(tests, metric=metric, unit="%", label=name, paper="", seeds=seeds))
+    return rows
+
+
+def _epochs(outcomes: Sequence[Outcome]) -> list[int]:
+    """Epochs after which all of them say what they had selected."""
+    each = [{int(point["epoch"]) for point in _path(outcome)} for outcome in outcomes]
+    return sorted(set.intersection(*each)) if each else []
+
+
+def _test_at(outcome: Outcome, epoch: int, dataset: str) -> float:
+    return next(float(point["scores"][dataset]["test"]) for point in _path(outcome) if point["epoch"] == epoch)
 
 
 def _gap_correlation(outcome: Outcome) -> float | None:
@@ -153,30 +185,26 @@ def _gap_correlation(outcome: Outcome) -> float | None:
 
 
 def trajectory_figure(found: Mapping[str, Sequence[Outcome]]) -> Figure:
-    """Test accuracy of the largest weights after each epoch, mean over seeds; perturbation at the end as a cross."""
+    """Test accuracy of the largest weights after each epoch, mean over seeds; perturbation as crosses."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         ax = figure.subplots()
-        number = 0
-        for label, outcomes in found.items():
-            paths = [_path(outcome) for outcome in outcomes]
-            epochs = [point["epoch"] for point in min(paths, key=len)]
-            if not epochs:
-                continue
-            (dataset, *_) = outcomes[0]["scores"]
-            means = [
-                fmean(float(path[place]["scores"][dataset]["test"]) for path in paths) for place in range(len(epochs))
-            ]
+        moving = [label for label, outcomes in found.items() if _epochs(outcomes) and not label.endswith("-PT")]
+        for number, label in enumerate(moving):
             color, dash = PALETTE[number % len(PALETTE)], DASHES[number // len(PALETTE) % len(DASHES)]
+            (dataset, *_) = found[label][0]["scores"]
+            epochs = _epochs(found[label])
+            means = [fmean(_test_at(outcome, epoch, dataset) for outcome in found[label]) for epoch in epochs]
             ax.plot(epochs, means, color=color, linestyle=dash, label=label, zorder=3)
-            perturbed = found.get(f"{label}-PT")
+            perturbed = found.get(f"{label}-PT", [])
             if perturbed:
+                places = _epochs(perturbed)
+                means = [fmean(_test_at(outcome, epoch, dataset) for outcome in perturbed) for epoch in places]
                 end = fmean(float(outcome["scores"][dataset]["test"]) for outcome in perturbed)
-                ax.plot(epochs[-1] * 1.03, end, "x", color=color, zorder=4)
-            number += 1
+                ax.plot([*places, epochs[-1] * 1.03], [*means, end], "x", color=color, zorder=4)
         ax.set_xlabel("epochs of the supernet (crosses: perturbation)")
         ax.set_ylabel("test accuracy of the selected cell (%)")
         figure.legend(loc="outside right upper", fontsize=7)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lightning_nas.analysis.selections import rows_of, selections
+from lightning_nas.analysis.selections import rows_of, selections, trajectory_figure
 from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.ledger import read_results
 
@@ -11,9 +11,8 @@ def write(folder, label, seed, test, **more):
     path = folder / f"{label}-{seed}" / "selection" / "one.json"
     path.parent.mkdir(parents=True)
     scores = {"digits": {"valid": test + 1, "test": test}}
-    path.write_text(
-        json.dumps({"label": label, "seed": seed, "scores": scores, "skip_connections": 2, "seconds": 1.5} | more)
-    )
+    found = {"label": label, "seed": seed, "architecture": str(test), "scores": scores, "skip_connections": 2}
+    path.write_text(json.dumps(found | {"seconds": 1.5} | more))
 
 
 @pytest.fixture
@@ -53,6 +52,27 @@ def test_gaps_of_skip_connections_are_correlated_with_accuracy(tmp_path):
     found = json.loads((tmp_path / "analysis" / "selections" / "selections.json").read_text())
     (row,) = [row for row in rows_of(found, {}) if row.metric.startswith("Spearman over epochs")]
     assert row.mean == 1.0
+
+
+def test_what_was_selected_on_the_way_stands_beside_the_largest_weights(folder):
+    for seed in range(2):
+        point = {"epoch": 1, "scores": {"digits": {"test": 50.0 + seed}}}
+        (path,) = folder.glob(f"DARTS-PT-{seed}/selection/*.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"trajectory": [point]}))
+    selections([folder])
+    found = json.loads((folder / "analysis" / "selections" / "selections.json").read_text())
+    after = [row for row in rows_of(found, {}) if row.metric == "digits: test accuracy after 1 epochs"]
+    assert [(row.label, row.mean) for row in after] == [("DARTS", 21.0), ("DARTS-PT", 50.5)]
+    ax = trajectory_figure(found).axes[0]
+    assert [len(line.get_xdata()) for line in ax.lines] == [2, 2]  # the line; a cross on the way, one at the end
+
+
+def test_the_same_random_cell_of_several_supernets_counts_once(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"{number}", "random", 0, 50.0)
+    selections([tmp_path])
+    found = json.loads((tmp_path / "analysis" / "selections" / "selections.json").read_text())
+    assert len(found["random"]) == 1
 
 
 def test_supernets_with_other_seeds_are_not_compared(folder):

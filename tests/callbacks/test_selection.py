@@ -4,11 +4,7 @@ import pytest
 import torch
 
 from lightning_nas.benchmarks.tabular import TabularBenchmark
-from lightning_nas.callbacks.selection import (
-    MagnitudeSelection,
-    PerturbationSelection,
-    RandomSelection,
-)
+from lightning_nas.callbacks.selection import MagnitudeSelection, RandomSelection
 from lightning_nas.errors import UsageError
 from lightning_nas.spaces.darts import DARTSNetwork
 from lightning_nas.spaces.nasbench201 import NASBench201
@@ -54,67 +50,6 @@ def test_the_largest_weights_are_written_down_after_every_epoch(tmp_path):
     assert json.loads((tmp_path / "genotype.json").read_text())["architecture"] == found["architecture"]
 
 
-def test_selections_leave_the_supernet_as_it_is(tmp_path):
-    trainer, module = fitted(tmp_path, [MagnitudeSelection("Mine")])
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    choice = PerturbationSelection("PT", tune_epochs=1).select(trainer, module)
-    assert choice.shape == (1, 6)
-    assert (choice >= 0).all()
-    for name, value in module.state_dict().items():
-        assert torch.equal(value, before[name]), name
-
-
-@pytest.mark.parametrize("mode", ["paper", "reference"])
-def test_an_interrupted_selection_goes_on_where_it_was(tmp_path, mode, monkeypatch):
-    whole = PerturbationSelection("PT", digits(), tune_epochs=1, mode=mode)
-    fitted(tmp_path / "whole", [whole])
-    from lightning_nas.callbacks import selection
-
-    decide, decisions = selection._Perturbation._decide, []
-
-    def dies(self, kind, edge):
-        decisions.append(edge)
-        if len(decisions) == 4:
-            raise KeyboardInterrupt
-        decide(self, kind, edge)
-
-    monkeypatch.setattr(selection._Perturbation, "_decide", dies)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fitted(tmp_path / "half", [PerturbationSelection("PT", digits(), tune_epochs=1, mode=mode)])
-    assert not (tmp_path / "half" / "selection" / "pt.json").exists()
-    module, data = make_module(), make_data()
-    trainer = quiet_trainer(
-        tmp_path / "half", NASTrainer, limit_val_batches=1,
-        callbacks=[PerturbationSelection("PT", digits(), tune_epochs=1, mode=mode)],
-    )  # fmt: skip
-    (checkpoint,) = (tmp_path / "half").rglob("*.ckpt")
-    trainer.search(module, data, ckpt_path=str(checkpoint), weights_only=True)
-    assert len(decisions) == 4 + 3  # the one that was not finished, and the two that were left
-    ours, theirs = (outcome(tmp_path / name, "pt") for name in ("half", "whole"))
-    assert ours["architecture"] == theirs["architecture"]
-
-
-def test_other_settings_are_another_selection(tmp_path, monkeypatch):
-    from lightning_nas.callbacks import selection
-
-    decide, decisions = selection._Perturbation._decide, []
-
-    def counts(self, kind, edge):
-        decisions.append(edge)
-        decide(self, kind, edge)
-
-    trainer, module = fitted(tmp_path, [MagnitudeSelection("Mine")])
-    monkeypatch.setattr(selection._Perturbation, "_decide", counts)
-    for changes, expected in (({}, 6), ({}, 0), ({"lr": 0.01}, 6), ({"lr": 0.01, "min_lr": 0.001}, 6)):
-        decisions.clear()
-        PerturbationSelection("PT", tune_epochs=1, **changes).select(trainer, module)
-        assert len(decisions) == expected, changes
-    trainer.datamodule.images.seed = 5
-    decisions.clear()
-    PerturbationSelection("PT", tune_epochs=1, lr=0.01, min_lr=0.001).select(trainer, module)
-    assert len(decisions) == 6
-
-
 def test_what_is_known_of_the_training_stays_known(tmp_path):
     fitted(tmp_path, [MagnitudeSelection("Mine", digits())], epochs=2)
     before = outcome(tmp_path, "mine")
@@ -124,21 +59,6 @@ def test_what_is_known_of_the_training_stays_known(tmp_path):
     after = outcome(tmp_path, "mine")
     for name in ("architecture", "training_seconds", "epochs", "trajectory"):
         assert after[name] == before[name], name
-
-
-def test_in_the_darts_space_none_is_not_selected(tmp_path):
-    module = make_module(space=DARTSNetwork(), sizes={"part": "s3", "channels": 4, "num_layers": 3})
-    fitted(tmp_path, [PerturbationSelection("PT", tune_epochs=0)], module=module, num_train=16, num_valid=16)
-    assert "none" not in outcome(tmp_path, "pt")["architecture"]
-
-
-def test_in_the_darts_space_two_edges_stay_into_every_block(tmp_path):
-    module = make_module(space=DARTSNetwork(), sizes={"part": "s2", "channels": 4, "num_layers": 3})
-    selection = PerturbationSelection("PT", tune_epochs=0)
-    _, module = fitted(tmp_path, [selection], module=module, num_train=16, num_valid=16)
-    found = outcome(tmp_path, "pt")
-    normal, reduction = module.space.parse(found["architecture"])
-    assert len(normal) == len(reduction) == 16
 
 
 def test_random_cells_depend_on_the_seed_alone(tmp_path):
@@ -153,8 +73,6 @@ def test_random_cells_depend_on_the_seed_alone(tmp_path):
     ("make", "said"),
     [
         (lambda: MagnitudeSelection(" "), "no label"),
-        (lambda: PerturbationSelection("PT", lr=0.0), "lr=0.0"),
-        (lambda: PerturbationSelection("PT", mode="other"), "mode='other'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said(make, said):
