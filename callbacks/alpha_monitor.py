@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lightning_nas.cell_drawing import architecture_figure
 from lightning_nas.errors import UsageError
 from lightning_nas.modules.darts import DARTS
 from lightning_nas.nn.supernet import EdgeGroup
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AlphaMonitor(Callback):
-    """Draws the weights of all operations on all edges as a heat map, and names the cell they stand for.
+    """Draws the weights of all operations on all edges as a heat map, and the cells they stand for.
 
     Args:
         every: Epochs from one picture to the next.
@@ -38,12 +39,15 @@ class AlphaMonitor(Callback):
         assert isinstance(pl_module, DARTS)
         with torch.no_grad():
             weights = pl_module.mixture().weights.cpu()
-        text = pl_module.space.format(pl_module.architecture(pl_module.choice()))
+        arch = pl_module.architecture(pl_module.choice())
         if not trainer.is_global_zero:
             return
         for group, rows in zip(pl_module.network.groups, weights, strict=True):
             logger.experiment.add_figure(f"alpha/{group.name}", heat_map(group, rows), trainer.current_epoch)
-        logger.experiment.add_text("alpha/largest_weights", f"`{text}`", trainer.current_epoch)
+        figure = architecture_figure(pl_module.space, arch)
+        logger.experiment.add_figure("alpha/largest_weights", figure, trainer.current_epoch)
+        text = f"`{pl_module.space.format(arch)}`"
+        logger.experiment.add_text("alpha/largest_weights", text, trainer.current_epoch)
 
 
 def heat_map(group: EdgeGroup, weights: Tensor) -> Figure:

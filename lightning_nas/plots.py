@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, strongest first (yellow is left out: too pale for a line)."""
 
+TIMES = "\u00d7"
+"""The sign between numbers that are multiplied."""
+
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 """Second cue besides colour, for print in grey and for more than seven lines."""
 
@@ -56,6 +59,25 @@ _CORNERS = ("upper right", "lower left", "lower right", "upper left")
 _POINTS = 400  # of a curve over epochs or seconds
 
 
+def styled(width: float, height: float) -> Figure:
+    """An empty figure in the house style.
+
+    Args:
+        width: Inches.
+        height: Inches.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def style() -> Any:
+    """Context in which figures are drawn."""
+    from matplotlib import rc_context
+
+    return rc_context(STYLE)
+
+
 class Curves(NamedTuple):
     """What each run had after each query; NaN before its first score and behind its last finished query.
 
@@ -69,6 +91,14 @@ class Curves(NamedTuple):
 
     valid: np.ndarray
     test: np.ndarray
+
+
+def pale(color: str) -> tuple[float, float, float]:
+    """The same colour, two thirds of the way to white."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = (0.68 + 0.32 * part for part in to_rgb(color))
+    return red, green, blue
 
 
 def incumbent_curves(history: SearchHistory) -> Curves:

@@ -11,7 +11,17 @@ PACKAGE = Path(__file__).resolve().parent.parent / "lightning_nas"
 
 LEAVES = {"errors", "files", "provenance", "terminal"}
 CORE = LEAVES | {"nn", "spaces"}
-REPORTING = {"report", "report_cli", "tables", "plots", "outcomes", "comparison", "ledger"}
+REPORTING = {
+    "report",
+    "report_cli",
+    "tables",
+    "plots",
+    "outcomes",
+    "comparison",
+    "ledger",
+    "cell_layout",
+    "cell_drawing",
+}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},

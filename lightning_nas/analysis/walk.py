@@ -9,10 +9,10 @@ import torch
 from torch import LongTensor, Tensor
 
 from lightning_nas.analysis.edit_distance import EditDistances, hamming_distances
-from lightning_nas.analysis.figures import cells_figure
 from lightning_nas.analysis.findings import Findings, publish
 from lightning_nas.analysis.runs import draw, every_run, load_runs, read_accuracies, representations
 from lightning_nas.analysis.supervised import LABEL, supervised_tables
+from lightning_nas.cell_drawing import cells_figure
 from lightning_nas.errors import UsageError
 from lightning_nas.ledger import Row
 from lightning_nas.spaces.base import CellGraph

@@ -63,6 +63,10 @@ class SearchSpace(ABC, Generic[A]):
     def graph(self, arch: A) -> CellGraph:
         """The cell with its operations on the vertices."""
 
+    def cell_graphs(self, arch: A) -> dict[str, CellGraph]:
+        """The graphs of an architecture's cells by name, for drawings; here the one cell."""
+        return {"cell": self.graph(arch)}
+
     @abstractmethod
     def from_graph(self, graph: CellGraph) -> A:
         """The inverse of :meth:`graph`; raises :class:`~lightning_nas.errors.SpaceError` for any other graph."""

@@ -309,6 +309,10 @@ class DARTSNetwork(SearchSpace[Cells]):
         ops, adjacency = darts_cells.graphs_of(torch.tensor(self.cells(arch)))
         return CellGraph(ops.flatten(), torch.block_diag(*adjacency))  # type: ignore[no-untyped-call]
 
+    def cell_graphs(self, arch: Cells) -> dict[str, CellGraph]:
+        """The graphs of the normal and of the reduction cell."""
+        return dict(zip(("normal", "reduction"), _halves(self.graph(arch)), strict=True))
+
     def from_graph(self, graph: CellGraph) -> Cells:
         """The inverse of :meth:`graph`; raises ``SpaceError`` for any other graph."""
         if graph.ops.shape != (self.num_vertices,) or _crossing(graph.adjacency[None]).any():

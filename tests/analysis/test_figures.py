@@ -1,20 +1,8 @@
 import numpy as np
 import pytest
 
-from lightning_nas.analysis.figures import box_panels, cells_figure, density_panels, map_figure
+from lightning_nas.analysis.figures import box_panels, density_panels, map_figure
 from lightning_nas.plots import save_figure
-from tests.contract import TinySpace
-
-
-def test_cells_are_drawn_with_their_operations():
-    space = TinySpace()
-    figure = cells_figure([space.graph(space[i]) for i in (0, 40, 80)], ["a", "b", "c"], space.vertex_labels, "heading")
-    drawn = [axes for axes in figure.axes if axes.texts]
-    assert len(drawn) == 3
-    assert sorted(text.get_text() for text in drawn[2].texts) == ["in", "out", "skip", "skip", "skip", "skip"]
-    arcs = int(space.graph(space[80]).adjacency.sum())
-    assert len(drawn[2].patches) == 6 + arcs
-    assert figure.get_suptitle() == "heading"
 
 
 @pytest.mark.parametrize("kind", ["density", "boxes", "map"])

@@ -4,10 +4,10 @@ import shutil
 import pytest
 from rich.console import Console
 
-from lightning_nas.analysis.figures import styled
 from lightning_nas.analysis.findings import Findings, publish, table_of
 from lightning_nas.analysis.runs import load_runs
 from lightning_nas.ledger import Result, Row
+from lightning_nas.plots import styled
 
 
 @pytest.fixture

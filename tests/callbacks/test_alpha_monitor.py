@@ -16,7 +16,8 @@ def test_pictures_come_at_intervals(tmp_path):
         make_module(), make_data()
     )
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert [event.step for event in events.Images("alpha/cell")] == [1, 3]
+    for picture in ("alpha/cell", "alpha/largest_weights"):
+        assert [event.step for event in events.Images(picture)] == [1, 3]
     assert {"alpha/entropy", "alpha/skip_connections", "train/loss"} <= set(events.Tags()["scalars"])
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_nas.analysis.layout import layered_layout
+from lightning_nas.cell_layout import layered_layout
 from lightning_nas.spaces.base import CellGraph
 
 
