@@ -30,6 +30,8 @@ NAMES = (
     "selections",
     "discretisation",
     "shuffling",
+    "skips",
+    "curvature",
 )
 """Analyses of this package: function NAME in ``lightning_nas/analysis/NAME.py``."""
 
@@ -49,7 +51,8 @@ def analyze(name: str, options: list[str] = []) -> None:  # noqa: B006  # a CLI 
             embedding, untrained and trained. trajectories: where networks go in the embedding while they are trained.
             selections: what was read off supernets, over methods and seeds.
             discretisation: whether the weights of a supernet's operations say what they are worth.
-            shuffling: whether it still works when two edges change places.
+            shuffling: whether it still works when two edges change places. skips: whether skip connections weigh what
+            the variances of messages predict. curvature: how curved the validation loss is in alpha.
             Or the dotted path of a function of your own, such as mine.analyses.density.
         options: What follows the name ('lightning-nas analyze NAME --help' explains it); --run takes one or more run
             folders.

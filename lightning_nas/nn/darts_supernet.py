@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_nas.errors import UsageError
 from lightning_nas.nn.darts import NUM_BLOCKS, OPERATIONS, FactorizedReduce, in_thirds, make_operation
 from lightning_nas.nn.operations import ReLUConvBN
-from lightning_nas.nn.supernet import EdgeGroup, Mixture, Supernet, channels_seen, scaled_norm, shuffled
+from lightning_nas.nn.supernet import EdgeGroup, EdgeView, Mixture, Supernet, channels_seen, scaled_norm, shuffled
 
 EDGES = tuple((tail, 2 + block) for block in range(NUM_BLOCKS) for tail in range(2 + block))
 """Edges (tail, head): 0 and 1 are the outputs of the cells before, 2 to 5 the blocks."""
@@ -142,6 +142,12 @@ class DARTSSupercell(nn.Module):
         self, older: Tensor, newer: Tensor, weights: Tensor, edges: Tensor | None, active: Sequence[Sequence[bool]]
     ) -> Tensor:
         """Apply the cell to the outputs of the two before; weights ``(14, K)``, edges ``(14,)``."""
+        return torch.cat(self.states(older, newer, weights, edges, active)[2:], dim=1)
+
+    def states(
+        self, older: Tensor, newer: Tensor, weights: Tensor, edges: Tensor | None, active: Sequence[Sequence[bool]]
+    ) -> list[Tensor]:
+        """The values of both inputs and all blocks; arguments are those of :meth:`forward`."""
         states = [self.older(older), self.newer(newer)]
         for head in range(2, 2 + NUM_BLOCKS):
             total: Tensor | None = None
@@ -152,7 +158,13 @@ class DARTSSupercell(nn.Module):
                     if message is not None:
                         total = message if total is None else total + message
             states.append(self._nothing(states[1]) if total is None else total)
-        return torch.cat(states[2:], dim=1)
+        return states
+
+    def outputs(self, edge: int, tail: Tensor) -> dict[str, Tensor]:
+        """What the operations of an edge make of the channels that they see, by their names."""
+        mixed: MixedEdge = self.edges[edge]  # type: ignore[assignment]
+        named = zip(mixed.names, mixed.operations, strict=True)
+        return {name: operation(tail[:, : self.seen]) for name, operation in named if name != "none"}
 
     def _message(
         self, edge: int, x: Tensor, weights: Tensor, factor: Tensor | None, active: Sequence[bool]
@@ -223,6 +235,18 @@ class DARTSSupernet(Supernet):
             edges = None if mixture.edges is None else mixture.edges[kind]
             older, newer = newer, cell(older, newer, mixture.weights[kind], edges, active[kind])
         return self.classifier(newer.sum(dim=(2, 3)) / (newer.shape[2] * newer.shape[3]))  # type: ignore[no-any-return]
+
+    def views(self, images: Tensor, mixture: Mixture) -> Iterator[EdgeView]:
+        """What passes along the edges of one cell after another."""
+        active = mixture.active.tolist()
+        older = newer = self.stem(images)
+        for cell in self.cells:
+            kind = int(cell.reduction)  # type: ignore[arg-type]
+            edges = None if mixture.edges is None else mixture.edges[kind]
+            states = cell.states(older, newer, mixture.weights[kind], edges, active[kind])  # type: ignore[operator]
+            for edge, (tail, _) in enumerate(EDGES):
+                yield EdgeView(kind, edge, states[tail], cell.outputs(edge, states[tail]), states[-1])  # type: ignore[operator]
+            older, newer = newer, torch.cat(states[2:], dim=1)
 
     def swap(self, kind: int, first: int, second: int) -> None:
         """Let two edges of a kind of cell change places; those of different stride cannot."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_nas.nn.cells import EDGES, StagedNetwork
 from lightning_nas.nn.supernet import (
     EdgeGroup,
+    EdgeView,
     Mixture,
     Supernet,
     channels_seen,
@@ -103,6 +104,10 @@ class NASBench201Supercell(nn.Module):
             edges: Of the edges, ``(6,)``; None for ones.
             active: Which operations are computed, six lists of five.
         """
+        return self.nodes(x, weights, edges, active)[-1]
+
+    def nodes(self, x: Tensor, weights: Tensor, edges: Tensor | None, active: Sequence[Sequence[bool]]) -> list[Tensor]:
+        """The values of all four nodes; arguments are those of :meth:`forward`."""
         nodes, messages = [x], [list[Tensor]() for _ in range(4)]  # of convolutions, by the node they go to
         for node in range(1, 4):
             leaving, activation = _FROM[node - 1], F.relu(nodes[-1][:, : self.seen])
@@ -112,7 +117,20 @@ class NASBench201Supercell(nn.Module):
                 for edge, message in zip(leaving, sent, strict=True):
                     messages[EDGES[edge][1]] += [] if message is None else [message]
             nodes.append(self._node(_INTO[node], nodes, messages[node], weights, edges, active))
-        return nodes[-1]
+        return nodes
+
+    def outputs(self, edge: int, tail: Tensor) -> dict[str, Tensor]:
+        """What the operations of an edge make of the channels that they see, by their names."""
+        node, seen = EDGES[edge][0], tail[:, : self.seen]
+        found = {
+            "skip_connect": seen, "avg_pool_3x3": F.avg_pool2d(seen, 3, 1, 1, count_include_pad=False),
+            "none": torch.zeros_like(seen),
+        }  # fmt: skip
+        place = _FROM[node].index(edge)
+        for name, convs in (("nor_conv_1x1", self.conv1), ("nor_conv_3x3", self.conv3)):
+            flags = [one == edge for one in _FROM[node]]
+            found[name] = convs[node](F.relu(seen), seen.new_ones(len(flags)), flags)[place]
+        return found
 
     def _node(
         self,
@@ -186,6 +204,20 @@ class NASBench201Supernet(Supernet):
         for block in self.skeleton.cells:
             x = block(x, weights, edges, active) if isinstance(block, NASBench201Supercell) else block(x)
         return self.skeleton.classify(x)
+
+    def views(self, images: Tensor, mixture: Mixture) -> Iterator[EdgeView]:
+        """What passes along the edges of one cell after another."""
+        weights = mixture.weights[0] * mixture.active[0].to(mixture.weights.device)
+        edges, active = None if mixture.edges is None else mixture.edges[0], mixture.active[0].tolist()
+        x = self.skeleton.stem(images)
+        for block in self.skeleton.cells:
+            if not isinstance(block, NASBench201Supercell):
+                x = block(x)
+                continue
+            nodes = block.nodes(x, weights, edges, active)
+            for edge, (tail, _) in enumerate(EDGES):
+                yield EdgeView(0, edge, nodes[tail], block.outputs(edge, nodes[tail]), nodes[-1])
+            x = nodes[-1]
 
     @torch.no_grad()
     def swap(self, kind: int, first: int, second: int) -> None:

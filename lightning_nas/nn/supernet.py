@@ -55,6 +55,24 @@ class Mixture(NamedTuple):
     active: BoolTensor
 
 
+class EdgeView(NamedTuple):
+    """What passes along an edge of one cell, before anything is weighted.
+
+    Attributes:
+        kind: Number of the kind of cell.
+        edge: Number of the edge.
+        tail: The node it leaves, ``(B, C, H, W)``.
+        outputs: What its operations make of that, by their names.
+        last: The cell's last node.
+    """
+
+    kind: int
+    edge: int
+    tail: Tensor
+    outputs: dict[str, Tensor]
+    last: Tensor
+
+
 class Supernet(nn.Module, ABC):
     """A network of mixed operations (DARTS, arXiv 1806.09055, Eq. 2).
 
@@ -72,6 +90,10 @@ class Supernet(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor, mixture: Mixture) -> Tensor:
         """Class scores, ``(B, C, H, W)`` -> ``(B, num_classes)``."""
+
+    @abstractmethod
+    def views(self, images: Tensor, mixture: Mixture) -> Iterator[EdgeView]:
+        """What passes along the edges of one cell after another in a forward pass, for analyses."""
 
     @abstractmethod
     def derived_state(self, choice: Tensor) -> dict[str, Tensor]:
