@@ -18,10 +18,10 @@ PIP := $(BIN)/python -m pip install $(PIP_ARGS)
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench pretrain table3 supernets clean
+.PHONY: help install demo test lint bench pretrain table3 supernets supernets_cifar10 clean
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9_]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 install: $(VENV)/.dev  ## Make .venv with everything for development
 
@@ -67,6 +67,29 @@ supernets: $(VENV)/.run  ## Differentiable search on digits: nine supernets with
 			--config darts/$$net --run_dir $$run --ckpt_path last --seed_everything $$seed \
 			--model.init_args.seed $$seed --data.init_args.seed $$seed $(ARGS); done; done
 	$(BIN)/lightning-nas analyze selections --config analyze/supernets_digits --record docs/results
+	$(BIN)/lightning-nas report --ledger
+
+# Small supernets on CIFAR-10, whose cells are looked up: the file of images, and what each variant changes.
+IMAGES ?= --images CIFAR10DataModule --images.path cifar-10-python.tar.gz
+CIFAR_SEEDS ?= 0 1 2
+CIFAR := darts second sdarts pc drnas blank sgas sgas_pt drnas_progressive
+darts := nasbench201_cifar10_small --model.init_args.label DARTS
+second := nasbench201_cifar10_small --model.init_args.label "DARTS (2nd order)" --model.init_args.order second
+sdarts := nasbench201_cifar10_small --model.init_args.label SDARTS-RS --model.init_args.mixing PerturbedMixing
+pc := nasbench201_cifar10_small --model.init_args.label PC-DARTS --model.init_args.edge_weights true \
+	--model.init_args.sizes.partial 4 --model.init_args.warmup_epochs 15
+drnas := nasbench201_cifar10_small --model.init_args.label DrNAS --model.init_args.mixing DirichletMixing
+blank := nasbench201_cifar10_small --model.init_args.label blank --model.init_args.mixing UniformMixing
+sgas := nasbench201_cifar10_small_sgas
+sgas_pt := nasbench201_cifar10_small_sgas --model.init_args.label SGAS-PT --trainer.callbacks.operation perturbation
+drnas_progressive := nasbench201_cifar10_small_drnas_progressive
+
+supernets_cifar10: $(VENV)/.run  ## The same on CIFAR-10, small, cells looked up in NAS-Bench-201: IMAGES, CIFAR_SEEDS; needs its table
+	@set -e; for seed in $(CIFAR_SEEDS); do $(foreach net,$(CIFAR),run=runs/supernets_cifar10/$(net)/$$seed; \
+		test -e $$run/genotype.json || $(BIN)/lightning-nas fit --config darts/$($(net)) --run_dir $$run \
+			--ckpt_path last --seed_everything $$seed --model.init_args.seed $$seed --data.init_args.seed $$seed \
+			$(IMAGES) --images.num_train 2500 --images.num_valid 2500 --images.augment standard $(ARGS);) done
+	$(BIN)/lightning-nas analyze selections --config analyze/supernets_cifar10 --record docs/results
 	$(BIN)/lightning-nas report --ledger
 
 clean:  ## Remove caches and build outputs; .venv and runs stay

@@ -44,6 +44,7 @@ class EdgeWorth(NamedTuple):
 def discretisation(
     run: list[Path],
     num_edges: int = 3,
+    cell: str | None = None,
     epochs: int = 5,
     lr: float = 0.0025,
     seed: int = 0,
@@ -55,7 +56,8 @@ def discretisation(
 
     Args:
         run: Run folders of 'lightning-nas fit' with a supernet, seeds of one method.
-        num_edges: Random edges of each supernet.
+        num_edges: Random edges of each supernet; all there are where they are fewer.
+        cell: Kind of cell, for example normal; default: all.
         epochs: Epochs of training after each discretisation.
         lr: Learning rate of the weights meanwhile.
         seed: Of the choice of edges.
@@ -74,15 +76,15 @@ def discretisation(
         module, data = load_supernet(folder)
         label = module.label
         rng = np.random.default_rng((seed, number))
-        kinds, edges, _ = module.network.shape
-        chosen = rng.permutation(kinds * edges)[:num_edges]
-        found[str(folder)] = [_worth(module, data, *divmod(int(place), edges), epochs, lr) for place in chosen]
+        chosen = rng.permutation(_edges(module, cell))[:num_edges]
+        found[str(folder)] = [_worth(module, data, kind, edge, epochs, lr) for kind, edge in chosen.tolist()]
     correlations, wrong = _agreement(found)
-    seeds = f"{len(run)} runs, {num_edges} edges each"
+    seeds = f"{len(run)} runs, {len(found[str(run[0])])} edges each"
     text = {"label": label, "paper": "", "seeds": seeds}
     rows = [
         Row.of(correlations, metric="Spearman, weights and accuracies of an edge", unit="", **text),  # type: ignore[arg-type]
         Row.of(wrong, metric="edges whose largest weight is not the best operation", unit="%", **text),  # type: ignore[arg-type]
+        *(Row.of(values, metric=metric, unit="%", **text) for metric, values in _skips(found).items()),  # type: ignore[arg-type]
     ]
     study = Study(
         name=name,
@@ -100,6 +102,28 @@ def discretisation(
         details={folder: [edge._asdict() for edge in edges] for folder, edges in found.items()},
     )
     keep_study(study, output or Path(run[0]) / "analysis" / "discretisation", record)
+
+
+def _edges(module: DARTS, cell: str | None) -> list[tuple[int, int]]:
+    """Number of the kind of cell, and of the edge."""
+    names = [group.name for group in module.network.groups]
+    if cell is not None and cell not in names:
+        raise UsageError(f"analyze discretisation: got cell={cell!r}, expected one of {', '.join(names)}")
+    kinds, edges, _ = module.network.shape
+    return [(kind, edge) for kind in range(kinds) for edge in range(edges) if cell in (None, names[kind])]
+
+
+def _skips(found: Mapping[str, Sequence[EdgeWorth]]) -> dict[str, list[float]]:
+    """Share of every run's edges on which the skip connection is first, by weight and by worth (thesis, Fig. 2.2)."""
+    if not all("skip_connect" in edge.operations for edges in found.values() for edge in edges):
+        return {}
+    shares = {}
+    for what, key in (("largest weight", "weights"), ("best operation", "accuracies")):
+        shares[f"edges whose {what} is the skip connection"] = [
+            100.0 * float(np.mean([one.operations[np.argmax(getattr(one, key))] == "skip_connect" for one in edges]))
+            for edges in found.values()
+        ]
+    return shares
 
 
 def _worth(module: DARTS, data: BilevelDataModule, kind: int, edge: int, epochs: int, lr: float) -> EdgeWorth:

@@ -61,7 +61,11 @@ def selections(
     """
     started = time.perf_counter()
     found = _read(run)
-    moving = any(_path(outcome) for outcomes in found.values() for outcome in outcomes)
+    figures = {}
+    if any(_path(outcome) for outcomes in found.values() for outcome in outcomes):
+        figures["trajectory"] = trajectory_figure(found)
+    if any(_gaps(outcome) for outcomes in found.values() for outcome in outcomes):
+        figures["skip_gap"] = gap_figure(found)
     study = Study(
         name=name,
         title=title,
@@ -70,7 +74,7 @@ def selections(
         protocol=protocol,
         scale=scale,
         rows=[*rows_of(found, published), *(Row.not_run(**row) for row in not_run)],
-        figures={"trajectory": trajectory_figure(found)} if moving else {},
+        figures=figures,
         details={label: list(outcomes) for label, outcomes in found.items()},
         seconds=_seconds([outcome for outcomes in found.values() for outcome in outcomes]),
         started=started,
@@ -173,15 +177,37 @@ def _test_at(outcome: Outcome, epoch: int, dataset: str) -> float:
     return next(float(point["scores"][dataset]["test"]) for point in _path(outcome) if point["epoch"] == epoch)
 
 
+def _gaps(outcome: Outcome) -> list[tuple[float, float]]:
+    """Accuracy of the supernet, and how much more its skip connections weigh than convolutions, after each epoch."""
+    points = [(one.get("supernet_accuracy"), one.get("skip_gap")) for one in outcome.get("trajectory") or []]
+    return [(accuracy, gap) for accuracy, gap in points if accuracy is not None and gap is not None]
+
+
 def _gap_correlation(outcome: Outcome) -> float | None:
     """How the gap of a supernet's skip connections grows with its accuracy (thesis, Fig. 2.3); None where not kept."""
     from scipy.stats import spearmanr
 
-    points = [(one.get("skip_gap"), one.get("supernet_accuracy")) for one in outcome.get("trajectory") or []]
-    pairs = [pair for pair in points if None not in pair]
-    if len(pairs) < 3 or 1 in (len({gap for gap, _ in pairs}), len({accuracy for _, accuracy in pairs})):
+    points = _gaps(outcome)
+    if len(points) < 3 or 1 in (len({accuracy for accuracy, _ in points}), len({gap for _, gap in points})):
         return None
-    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    return float(spearmanr(*zip(*points, strict=True)).statistic)
+
+
+def gap_figure(found: Mapping[str, Sequence[Outcome]]) -> Figure:
+    """The gap between skip connections and convolutions against the supernet's accuracy, a point for every epoch."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+        ax = figure.subplots()
+        pointed = {label: [point for one in outcomes for point in _gaps(one)] for label, outcomes in found.items()}
+        for number, (label, points) in enumerate((label, points) for label, points in pointed.items() if points):
+            ax.plot(*zip(*points, strict=True), ".", color=PALETTE[number % len(PALETTE)], markersize=3, label=label)
+        ax.set_xlabel("validation accuracy of the supernet (%)")
+        ax.set_ylabel("weight of skips less convolutions")
+        figure.legend(loc="outside right upper", fontsize=7)
+    return figure
 
 
 def trajectory_figure(found: Mapping[str, Sequence[Outcome]]) -> Figure:

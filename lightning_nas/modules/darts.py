@@ -57,6 +57,7 @@ class DARTS(LightningModule):
         clip: Largest norm of the gradient of the weights.
         accumulate: Steps whose gradients are added up before either optimiser moves.
         warmup_epochs: Epochs before alpha moves.
+        lr_warmup_epochs: Epochs in which the weights' learning rate rises to where the cosine begins.
         seed: Of alpha's start and of noise; draws depend on (seed, step) alone.
         label: What the method is called in tables.
 
@@ -88,6 +89,7 @@ class DARTS(LightningModule):
         clip: float = 5.0,
         accumulate: int = 1,
         warmup_epochs: int = 0,
+        lr_warmup_epochs: int = 0,
         seed: int = 0,
         label: str = "DARTS",
     ) -> None:
@@ -97,12 +99,12 @@ class DARTS(LightningModule):
         if (
             order not in ("first", "second", "exact")
             or min(clip, accumulate, epsilon) <= 0
-            or min(min_lr, warmup_epochs) < 0
+            or min(min_lr, warmup_epochs, lr_warmup_epochs) < 0
         ):
             raise UsageError(
                 f"DARTS(order={order!r}, epsilon={epsilon}, clip={clip}, accumulate={accumulate}, min_lr={min_lr}, "
-                f"warmup_epochs={warmup_epochs}): expected order 'first', 'second' or 'exact', positive epsilon, "
-                "clip and accumulate, the others not negative"
+                f"warmup_epochs={warmup_epochs}, lr_warmup_epochs={lr_warmup_epochs}): expected order 'first', "
+                "'second' or 'exact', positive epsilon, clip and accumulate, the others not negative"
             )
         if order != "first" and accumulate > 1:
             raise UsageError(f"DARTS(order={order!r}, accumulate={accumulate}): a step ahead is one step; expected 1")
@@ -118,6 +120,7 @@ class DARTS(LightningModule):
         self.order, self.epsilon, self.seed = order, epsilon, seed
         self.optimizer, self.alpha_optimizer = optimizer, alpha_optimizer
         self.min_lr, self.clip, self.accumulate, self.warmup_epochs = min_lr, clip, accumulate, warmup_epochs
+        self.lr_warmup_epochs = lr_warmup_epochs
         self.num_classes, self.image_shape, self.label = num_classes, image_shape, label
         self.network: Supernet = self.make_network(self.sizes)
         kinds, edges, candidates = self.network.shape
@@ -391,10 +394,12 @@ class DARTS(LightningModule):
         weights, alpha = self.make_optimizers()
         base = weights.param_groups[0]["lr"]
         floor = self.min_lr / base if base else 0.0
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            weights, lambda epoch: floor + (1.0 - floor) * (1.0 + math.cos(math.pi * epoch / self._num_epochs)) / 2.0
-        )
-        return [weights, alpha], [schedule]
+
+        def rate(epoch: int) -> float:
+            rise = min(1.0, (epoch + 1) / (self.lr_warmup_epochs + 1))
+            return rise * (floor + (1.0 - floor) * (1.0 + math.cos(math.pi * epoch / self._num_epochs)) / 2.0)
+
+        return [weights, alpha], [torch.optim.lr_scheduler.LambdaLR(weights, rate)]
 
     def make_optimizers(self) -> tuple[Optimizer, Optimizer]:
         """New optimisers of weights and alpha."""

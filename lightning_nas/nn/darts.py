@@ -193,7 +193,7 @@ class GenotypeNetwork(nn.Module):
         stem: Stem = "cifar",
     ) -> None:
         super().__init__()
-        self.stem, self.second_stem, widths = _make_stem(stem, in_channels, channels)
+        self.stem, self.second_stem, widths = make_stem(stem, in_channels, channels)
         halved = stem == "imagenet"
         self.branch_off = 2 * len(reductions) // 3
         self.cells = nn.ModuleList()
@@ -234,7 +234,7 @@ class GenotypeNetwork(nn.Module):
         return self._classify(features[-1]), self.auxiliary(features[self.branch_off])
 
 
-def _make_stem(stem: Stem, in_channels: int, channels: int) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
+def make_stem(stem: Stem, in_channels: int, channels: int) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
     """What makes the first cell's older and newer input, one after the other, and their widths."""
     if stem not in get_args(Stem):
         raise UsageError(f"got stem={stem!r}, expected one of {', '.join(get_args(Stem))}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_nas.errors import UsageError
-from lightning_nas.nn.darts import NUM_BLOCKS, OPERATIONS, FactorizedReduce, in_thirds, make_operation
+from lightning_nas.nn.darts import NUM_BLOCKS, OPERATIONS, FactorizedReduce, Stem, in_thirds, make_operation, make_stem
 from lightning_nas.nn.operations import ReLUConvBN
 from lightning_nas.nn.supernet import EdgeGroup, EdgeView, Mixture, Supernet, channels_seen, scaled_norm, shuffled
 
@@ -193,6 +193,7 @@ class DARTSSupernet(Supernet):
         num_classes: Outputs of the classifier.
         in_channels: Channels of the input image.
         partial: One over the share of the channels that operations see, k; 1 for all.
+        stem: ``cifar`` keeps the image's size, ``imagenet`` takes an eighth of it.
     """
 
     kept = 2
@@ -205,14 +206,13 @@ class DARTSSupernet(Supernet):
         num_classes: int = 10,
         in_channels: int = 3,
         partial: int = 1,
+        stem: Stem = "cifar",
     ) -> None:
         super().__init__()
         self.groups = groups_of(part)
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, 3 * channels, 3, padding=1, bias=False), nn.BatchNorm2d(3 * channels)
-        )
+        self.stem, self.second_stem, widths = make_stem(stem, in_channels, channels)
+        halved = stem == "imagenet"
         self.cells = nn.ModuleList()
-        widths, halved = (3 * channels, 3 * channels), False
         for reduces in in_thirds(num_layers):
             channels = 2 * channels if reduces else channels
             names = self.groups[int(reduces)].operations
@@ -229,7 +229,8 @@ class DARTSSupernet(Supernet):
     def forward(self, images: Tensor, mixture: Mixture) -> Tensor:
         """Class scores, ``(B, C, H, W)`` -> ``(B, num_classes)``."""
         active = mixture.active.tolist()
-        older = newer = self.stem(images)
+        older = self.stem(images)
+        newer = self.second_stem(older)
         for cell in self.cells:
             kind = int(cell.reduction)  # type: ignore[arg-type]
             edges = None if mixture.edges is None else mixture.edges[kind]
@@ -239,7 +240,8 @@ class DARTSSupernet(Supernet):
     def views(self, images: Tensor, mixture: Mixture) -> Iterator[EdgeView]:
         """What passes along the edges of one cell after another."""
         active = mixture.active.tolist()
-        older = newer = self.stem(images)
+        older = self.stem(images)
+        newer = self.second_stem(older)
         for cell in self.cells:
             kind = int(cell.reduction)  # type: ignore[arg-type]
             edges = None if mixture.edges is None else mixture.edges[kind]

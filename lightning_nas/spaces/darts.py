@@ -363,6 +363,7 @@ class DARTSNetwork(SearchSpace[Cells]):
         num_classes: int = 10,
         in_channels: int = 3,
         partial: int = 1,
+        stem: Stem = "cifar",
     ) -> DARTSSupernet:
         """The network that holds all operations on all 14 edges of both cells.
 
@@ -374,8 +375,9 @@ class DARTSNetwork(SearchSpace[Cells]):
             num_classes: Outputs of the classifier.
             in_channels: Channels of the input image.
             partial: One over the share of the channels that operations see, k; 1 for all.
+            stem: ``cifar`` keeps the image's size, ``imagenet`` takes an eighth of it.
         """
-        return DARTSSupernet(part, channels, num_layers, num_classes, in_channels, partial)
+        return DARTSSupernet(part, channels, num_layers, num_classes, in_channels, partial, stem)
 
     def from_choice(self, choice: Tensor, part: Part = "darts") -> Cells:
         """The architecture with these operations on the supernet's edges, ``(2, 14)``, two into every block.

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from lightning_nas.analysis.discretisation import EdgeWorth, _agreement, discretisation, worth_figure
+from lightning_nas.analysis.discretisation import EdgeWorth, _agreement, _skips, discretisation, worth_figure
 from lightning_nas.analysis.supernets import load_supernet, supernet_accuracy
 from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.ledger import read_results
@@ -45,8 +45,20 @@ def test_every_operation_of_an_edge_is_tried(run, tmp_path):
     assert [len(edge["accuracies"]) for edge in edges] == [5, 5]
     assert sum(edges[0]["weights"]) == pytest.approx(1.0)
     (result,) = read_results(tmp_path / "ledger")
-    assert [row.unit for row in result.rows] == ["", "%"]
+    assert [row.unit for row in result.rows] == ["", "%", "%", "%"]
     assert (tmp_path / "discretisation.png").exists()
+
+
+def test_skip_connections_are_counted_where_they_are_first():
+    by_weight = EdgeWorth("a", ("skip_connect", "conv"), [0.6, 0.4], [50.0, 60.0])
+    by_worth = EdgeWorth("b", ("skip_connect", "conv"), [0.4, 0.6], [70.0, 60.0])
+    assert list(_skips({"run": [by_weight, by_weight, by_worth, by_weight]}).values()) == [[75.0], [25.0]]
+    assert _skips({"run": [EdgeWorth("a", ("conv", "pool"), [0.6, 0.4], [1.0, 2.0])]}) == {}
+
+
+def test_an_unknown_kind_of_cell_is_said(run):
+    with pytest.raises(UsageError, match="cell='normal', expected one of cell"):
+        discretisation([run], cell="normal")
 
 
 def test_agreement_is_a_rank_correlation():

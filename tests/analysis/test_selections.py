@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lightning_nas.analysis.selections import rows_of, selections, trajectory_figure
+from lightning_nas.analysis.selections import gap_figure, rows_of, selections, trajectory_figure
 from lightning_nas.errors import RunFolderError, UsageError
 from lightning_nas.ledger import read_results
 
@@ -52,6 +52,8 @@ def test_gaps_of_skip_connections_are_correlated_with_accuracy(tmp_path):
     found = json.loads((tmp_path / "analysis" / "selections" / "selections.json").read_text())
     (row,) = [row for row in rows_of(found, {}) if row.metric.startswith("Spearman over epochs")]
     assert row.mean == 1.0
+    assert gap_figure(found).axes[0].lines[0].get_xydata().tolist() == [[50.0, 0.1], [60.0, 0.2], [80.0, 0.3]]
+    assert (tmp_path / "analysis" / "selections" / "skip_gap.png").exists()
 
 
 def test_what_was_selected_on_the_way_stands_beside_the_largest_weights(folder):

@@ -188,9 +188,12 @@ def test_learning_rates_follow_the_cosine(tmp_path):
         def on_train_epoch_start(self, trainer, module):
             seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    seen = []
-    quiet_trainer(tmp_path, max_epochs=4, limit_val_batches=0, callbacks=[Rates()]).fit(make_module(), make_data())
-    assert seen == pytest.approx([0.025, 0.001 + 0.024 * (2 + 2**0.5) / 4, 0.013, 0.001 + 0.024 * (2 - 2**0.5) / 4])
+    cosine = [0.025, 0.001 + 0.024 * (2 + 2**0.5) / 4, 0.013, 0.001 + 0.024 * (2 - 2**0.5) / 4]
+    for rise, shares in ((0, (1, 1, 1, 1)), (1, (1 / 2, 1, 1, 1)), (2, (1 / 3, 2 / 3, 1, 1))):
+        seen = []
+        module = make_module(lr_warmup_epochs=rise)
+        quiet_trainer(tmp_path, max_epochs=4, limit_val_batches=0, callbacks=[Rates()]).fit(module, make_data())
+        assert seen == pytest.approx([rate * share for rate, share in zip(cosine, shares, strict=True)])
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,22 @@ def random_mixture(network, seed=0):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_settled_supernet_is_the_stand_alone_network(training):
-    space, network = DARTSNetwork(), DARTSSupernet("s5", 4, 3)
-    network(IMAGES, random_mixture(network))  # statistics of their own
+@pytest.mark.parametrize(("stem", "size"), [("cifar", 8), ("imagenet", 64)])
+def test_a_settled_supernet_is_the_stand_alone_network(training, stem, size):
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    space, network = DARTSNetwork(), DARTSSupernet("s5", 4, 3, stem=stem)
+    network(images, random_mixture(network))  # statistics of their own
     network.train(training)
     for seed in range(5):
         weights = random_mixture(network, seed).weights
         weights[..., :2] = 0.0  # evaluation networks do not normalise what they pool
         choice = network.choose(weights)
         arch = space.from_choice(choice, "s5")
-        alone = space.build(arch, channels=4, num_layers=3)
+        alone = space.build(arch, channels=4, num_layers=3, stem=stem)
         alone.load_state_dict(network.derived_state(choice))
         one_hot = F.one_hot(choice.clamp_min(0), 7) * (choice >= 0)[..., None]
         mixture = Mixture(one_hot.float(), None, one_hot.bool())
-        torch.testing.assert_close(network(IMAGES, mixture), alone.train(training)(IMAGES), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network(images, mixture), alone.train(training)(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["darts", "s1", "s2", "s3", "s4", "s5"])
