@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install $(PIP_ARGS)
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench pretrain table3 supernets supernets_cifar10 clean
+.PHONY: help install demo test lint bench pretrain table3 supernets supernets_cifar10 supernets_s2 clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z0-9_]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 28
@@ -90,6 +90,19 @@ supernets_cifar10: $(VENV)/.run  ## The same on CIFAR-10, small, cells looked up
 			--ckpt_path last --seed_everything $$seed --model.init_args.seed $$seed --data.init_args.seed $$seed \
 			$(IMAGES) --images.num_train 2500 --images.num_valid 2500 --images.augment standard $(ARGS);) done
 	$(BIN)/lightning-nas analyze selections --config analyze/supernets_cifar10 --record docs/results
+	$(BIN)/lightning-nas report --ledger
+
+S2 := $(foreach seed,0 1 2 3 4,runs/darts_s2_digits/$(seed))
+
+supernets_s2: $(VENV)/.run  ## Skip connections in S2, digits: five supernets, and what is inside of them, into the ledger
+	@set -e; for run in $(S2); do seed=$$(basename $$run); test -e $$run/genotype.json || $(BIN)/lightning-nas fit \
+		--config darts/darts_s2_digits --run_dir $$run --ckpt_path last --seed_everything $$seed \
+		--model.init_args.seed $$seed --data.init_args.seed $$seed $(ARGS); done
+	$(BIN)/lightning-nas analyze selections --config analyze/supernets_s2_digits --record docs/results
+	$(BIN)/lightning-nas analyze discretisation --run $(S2) --cell normal --num_edges 14 \
+		--name darts/darts_s2_digits_discretisation --record docs/results
+	$(BIN)/lightning-nas analyze shuffling --run $(S2) --name darts/darts_s2_digits_shuffling --record docs/results
+	$(BIN)/lightning-nas analyze skips --run $(S2) --name darts/darts_s2_digits_skips --record docs/results
 	$(BIN)/lightning-nas report --ledger
 
 clean:  ## Remove caches and build outputs; .venv and runs stay
