@@ -169,6 +169,8 @@ def scaled_norm(norm: nn.BatchNorm2d, x: Tensor, scale: Tensor, channels: slice 
     assert mean is not None
     assert var is not None
     momentum = norm.momentum or 0.0
+    # The backward pass of torch (2.13, CPU, channels last) reads past the end of a scale that is one number, expanded.
+    scale = scale.contiguous()
     return F.batch_norm(x, mean[channels], var[channels], scale, None, norm.training, momentum, norm.eps)
 
 

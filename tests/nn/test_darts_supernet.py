@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,3 +81,22 @@ def test_nothing_active_is_nothing():
     silent = Mixture(torch.ones(network.shape), None, torch.zeros(network.shape, dtype=torch.bool))
     scores = network(IMAGES, silent)
     torch.testing.assert_close(scores, network.classifier.bias.expand(2, -1))
+
+
+@pytest.mark.parametrize("part", ["s2", "darts"])
+def test_gradients_are_those_in_double_precision(part):
+    torch.manual_seed(0)
+    network = DARTSSupernet(part, 4, 3).to(memory_format=torch.channels_last)
+    double = copy.deepcopy(network).double()
+    mixture = random_mixture(network)
+    grads = []
+    for each in (network, double):
+        weights = mixture.weights.to(next(each.parameters()).dtype).requires_grad_()
+        images = IMAGES.repeat(16, 1, 1, 1).to(weights).contiguous(memory_format=torch.channels_last)
+        out = each(images + 0.1 * torch.arange(32).view(-1, 1, 1, 1), mixture._replace(weights=weights))
+        loss = F.cross_entropy(out, torch.arange(32) % 10)
+        grads.append(torch.autograd.grad(loss, [*each.parameters(), weights], allow_unused=True))
+    for one, other in zip(*grads, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one.double(), other, rtol=0.02, atol=2e-3)

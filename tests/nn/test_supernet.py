@@ -49,6 +49,19 @@ def test_a_scaled_norm_is_the_norm_times_the_scale():
     torch.testing.assert_close(scaled_norm(norm, x, scale), other.eval()(x) * scale[:, None, None])
 
 
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_one_scale_for_all_channels_has_the_gradient_of_as_many(memory, size):
+    norm = nn.BatchNorm2d(32, affine=False)
+    x, out = (torch.randn(64, 32, size, size).to(memory_format=memory) for _ in range(2))
+    x.requires_grad_()
+    weight = torch.tensor(0.5, requires_grad=True)
+    found = torch.autograd.grad(scaled_norm(norm, x, weight.expand(32)), (x, weight), out)
+    expected = torch.autograd.grad(norm(x) * weight, (x, weight), out)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_frozen_statistics_are_those_of_the_batch_and_leave_no_trace():
     network = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)).double().eval()
     before = {name: value.clone() for name, value in network.state_dict().items() if "tracked" not in name}
