@@ -99,7 +99,7 @@ supernets_s2: $(VENV)/.run  ## Skip connections in S2, digits: five supernets, a
 		--config darts/darts_s2_digits --run_dir $$run --ckpt_path last --seed_everything $$seed \
 		--model.init_args.seed $$seed --data.init_args.seed $$seed $(ARGS); done
 	$(BIN)/lightning-nas analyze selections --config analyze/supernets_s2_digits --record docs/results
-	$(BIN)/lightning-nas analyze discretisation --run $(S2) --cell normal --num_edges 14 \
+	$(BIN)/lightning-nas analyze discretisation --run $(wordlist 1,3,$(S2)) --cell normal --num_edges 14 \
 		--name darts/darts_s2_digits_discretisation --record docs/results
 	$(BIN)/lightning-nas analyze shuffling --run $(S2) --name darts/darts_s2_digits_shuffling --record docs/results
 	$(BIN)/lightning-nas analyze skips --run $(S2) --name darts/darts_s2_digits_skips --record docs/results
