@@ -147,7 +147,7 @@ def rows_of(found: Mapping[str, Sequence[Outcome]], published: Mapping[str, str]
                 rows.append(Row.of(values, metric=metric, unit=unit, label=label, paper="", seeds=seeds))
         rows += _on_the_way(label, outcomes, found.get(label.removesuffix("-PT"), []))
         gaps = [_gap_correlation(outcome) for outcome in outcomes]
-        if all(gap is not None for gap in gaps):
+        if all(gap is not None for gap in gaps) and not label.endswith("-PT"):  # of the same supernets
             metric = "Spearman over epochs, weight of skips less convolutions and supernet accuracy"
             rows.append(Row.of(gaps, metric=metric, unit="", label=label, paper="", seeds=seeds))  # type: ignore[arg-type]
     return rows

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_WIDE = 5  # labels that a terminal has columns for
+_WIDE = 5  # labels, or numbers of each, that a terminal has columns for
 
 
 def _table(title: str, rows: Sequence[Row]) -> Any:
-    """A column for each label, or, where they are many, a line."""
-    return table_of(title, rows if len({row.label for row in rows}) <= _WIDE else [_transposed(row) for row in rows])
+    """A column for each label; where they are many, a line, and of its numbers the first."""
+    if len({row.label for row in rows}) <= _WIDE:
+        return table_of(title, rows)
+    shown = list(dict.fromkeys(row.metric for row in rows))[:_WIDE]
+    return table_of(title, [_transposed(row) for row in rows if row.metric in shown])
 
 
 def _transposed(row: Row) -> Row:
