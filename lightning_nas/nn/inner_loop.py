@@ -206,6 +206,8 @@ class _Training(torch.autograd.Function):
         # Motifs that overflowed, and those whose loss nobody looks at, would spoil the sums with NaN times 0.
         alive = ctx.finite & (of_weights != 0).any(dim=1)
         everyone = bool(alive.all())
+        if not bool(alive.any()):
+            return torch.zeros_like(of_weights), torch.zeros_like(inputs), None, None, None, None
 
         def chosen(values: Tensor) -> Tensor:
             return values if everyone else values[alive]

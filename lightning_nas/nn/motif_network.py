@@ -1,4 +1,4 @@
-"""Motif-networks: many tiny networks of one blueprint side by side, differentiated twice by hand."""
+"""Motif-networks: many tiny networks of one blueprint side by side, differentiated twice."""
 
 from __future__ import annotations
 
@@ -49,22 +49,30 @@ class MotifNetwork(ABC):
             weights ``(N, P)``, inputs ``(N, *input_shape)``, labels ``(N, *label_shape)`` or without N -> ``(N,)``.
         """
 
-    @abstractmethod
     def gradient(self, weights: Tensor, blueprint: Any, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Derivative of every network's loss with respect to its own weights, ``(N, P)``."""
+        """Derivative of every network's loss with respect to its own weights, ``(N, P)``, by autograd at first."""
+        with torch.enable_grad():
+            here = weights.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.loss(here, blueprint, inputs.detach(), labels).sum(), here)
+        return gradient
 
-    @abstractmethod
     def second(
         self, weights: Tensor, blueprint: Any, inputs: Tensor, labels: Tensor, direction: Tensor
     ) -> tuple[Tensor, Tensor]:
         """How gradients with respect to weights and inputs change along a direction of the weights (Pearlmutter 1994).
 
         As second derivatives are symmetric, these are the products of the direction with the derivatives of
-        :meth:`gradient` with respect to weights and inputs.
+        :meth:`gradient` with respect to weights and inputs. By autograd at first.
 
         Shapes:
             direction ``(N, P)`` -> ``(N, P)``, ``(N, *input_shape)``.
         """
+        with torch.enable_grad():
+            here, data = weights.detach().requires_grad_(), inputs.detach().requires_grad_()
+            loss = self.loss(here, blueprint, data, labels).sum()
+            (gradient,) = torch.autograd.grad(loss, here, create_graph=True)
+            curved, mixed = torch.autograd.grad((gradient * direction).sum(), (here, data))
+        return curved, mixed
 
 
 class SlopeNetwork(MotifNetwork):
