@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
@@ -127,7 +128,7 @@ class PetriDish(LightningModule):
             "network": described(self.network), "loop": described(self.loop), "stages": [list(pair) for pair in stages]
         })  # fmt: skip
         self.stages, self.reset_moments, self.optimizer = stages, reset_moments, optimizer
-        self.penalty, self.clip, self.normalise, self.seed = penalty, clip, normalise, seed
+        self.init_scale, self.penalty, self.clip, self.normalise, self.seed = init_scale, penalty, clip, normalise, seed
         self.inputs: nn.Parameter
         self.valid_inputs: nn.Parameter
         self.labels: Tensor
@@ -145,10 +146,22 @@ class PetriDish(LightningModule):
 
     def _fresh(self, seed: int, number: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Normal inputs, fair bits, initial weights."""
-        generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+        (entropy,) = np.random.SeedSequence((seed, number)).generate_state(1, np.uint64).tolist()
+        generator = torch.Generator().manual_seed(entropy >> 1)
         inputs = torch.randn(self.network.input_shape, generator=generator, dtype=torch.float64)
         labels = torch.randint(2, self.network.label_shape, generator=generator).double()
         return inputs, labels, self.network.initial(generator, scale)
+
+    @torch.no_grad()
+    def begin_anew(self, dishes: Sequence[tuple[int, int]]) -> None:
+        """Give every dish the random data and weights of a seed of its own and a number within that seed."""
+        for place, (seed, number) in enumerate(dishes):
+            inputs, self.labels[place], self.initial[place] = self._fresh(seed, number, self.init_scale)
+            self.inputs[place] = self.valid_inputs[place] = inputs
+
+    def fresh_inputs(self, number: int) -> Tensor:
+        """Inputs of a dish before it learned anything."""
+        return self._fresh(self.seed, number, 1.0)[0]
 
     def forward(self, motifs: Tensor) -> Tensor:
         """Validation losses of motifs after their training, NaN where that overflows.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import LongTensor, Tensor
 
 from lightning_nas.errors import UsageError
@@ -67,6 +68,37 @@ class PetriDishPredictor(RegressionPredictor):
         dish = self.dish(seed)
         dish.learn(_motifs(dish, space, members), targets)
         return _Scores(space, dish)
+
+    def predict_runs(
+        self, space: FiniteSpace[Any], known: Sequence[tuple[Tensor, Tensor]], asked: Sequence[Tensor],
+        seeds: Sequence[int],
+    ) -> list[Tensor]:  # fmt: skip
+        """Predictions of several runs, whose dishes are trained side by side.
+
+        Args:
+            space: The architectures' space.
+            known: Of each run, members and their accuracies, as many in every run.
+            asked: Of each run, members to be predicted.
+            seeds: Of each run.
+        """
+        each = self.num_dishes
+        dish = self.dish(0, each * len(known))
+        dish.begin_anew([(seed, number) for seed in seeds for number in range(each)])
+        transforms = [self.target.fit(accuracies) for _, accuracies in known]
+        motifs, targets = [], []
+        for (members, accuracies), transform in zip(known, transforms, strict=True):
+            motifs += each * [_motifs(dish, space, members)]  # type: ignore[arg-type]
+            targets += each * [transform.forward(accuracies)]
+        dish.learn(torch.stack(motifs), torch.stack(targets))
+        wanted = [_motifs(dish, space, members) for members in asked]  # type: ignore[arg-type]
+        most = max(map(len, wanted))
+        padded = [torch.cat([part, part[:1].expand(most - len(part), *part.shape[1:])]) for part in wanted]
+        scores = dish.score(torch.stack([part for part in padded for _ in range(each)]))
+        scores = scores.view(len(known), each, -1).mean(dim=1)
+        return [
+            transform.backward(row[: len(part)])
+            for transform, row, part in zip(transforms, scores, wanted, strict=True)
+        ]
 
 
 class _Scores(Regression):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from operator import index as as_int
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.errors import SpaceError
-from lightning_nas.spaces.base import CellGraph, FiniteSpace
+from lightning_nas.errors import EncodingError, SpaceError
+from lightning_nas.spaces.base import CellGraph, FiniteSpace, SearchSpace
+from lightning_nas.spaces.encodings import Encoding
 
 
 class Sigmoid(nn.Module):
@@ -142,3 +144,18 @@ class SigmoidSlope(FiniteSpace[float]):
         if not self.low - 1e-9 <= slope <= self.high + 1e-9:
             raise SpaceError(f"sigmoid_slope: got {slope}, expected a slope from {self.low} to {self.high}")
         return slope
+
+
+class SlopeEncoding(Encoding):
+    """The slope itself, for regressions.
+
+    Example:
+        >>> SlopeEncoding().encode(SigmoidSlope(0.5, 1.0, 2)).tolist()
+        [[0.5], [1.0]]
+    """
+
+    def encode(self, space: SearchSpace[Any]) -> Tensor:
+        """Slopes of all members, ``(N, 1)``."""
+        if not isinstance(space, SigmoidSlope):
+            raise EncodingError(f"SlopeEncoding: got the space {space.name!r}, expected 'sigmoid_slope'")
+        return torch.tensor(space.slopes)[:, None]
