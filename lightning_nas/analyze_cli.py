@@ -31,6 +31,7 @@ NAMES = (
     "discretisation",
     "shuffling",
     "slopes",
+    "cells",
 )
 """Analyses of this package: function NAME in ``lightning_nas/analysis/NAME.py``."""
 
@@ -52,6 +53,7 @@ def analyze(name: str, options: list[str] = []) -> None:  # noqa: B006  # a CLI 
             discretisation: whether the weights of a supernet's operations say what they are worth.
             shuffling: whether it still works when two edges change places.
             slopes: whether a Petri dish finds the best slope of sigmoids among slopes right of it.
+            cells: how soon strategies find recurrent cells of low perplexity.
             Or the dotted path of a function of your own, such as mine.analyses.density.
         options: What follows the name ('lightning-nas analyze NAME --help' explains it); --run takes one or more run
             folders.

@@ -71,7 +71,7 @@ def slopes(
     curves (figure 1 of the paper), the learned data as images, predictions beside true accuracies, and a table.
 
     Args:
-        benchmark: True accuracies of ``SigmoidSlope``.
+        benchmark: True accuracies of ``SigmoidSlope``, from a table of 'lightning-nas tabulate'.
         dish: Settings of the Petri dish.
         surrogate: The regression, for example two layers of ten neurons (the paper's).
         num_train: Slopes that are known.
