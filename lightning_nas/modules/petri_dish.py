@@ -74,7 +74,7 @@ class PetriDish(LightningModule):
 
     Args:
         network: Blueprint of the motif-networks; default ``SlopeNetwork``.
-        loop: How they are trained; default 250 steps of Adam (released code).
+        loop: How they are trained; default 250 steps of Adam.
         num_dishes: Dishes that differ in inputs, labels and initial weights, trained side by side; the mean of their
             scores counts.
         init_scale: Standard deviation of the initial weights.

@@ -81,12 +81,12 @@ class InnerAdam(InnerOptimizer):
     derivative at the first step.
 
     Args:
-        learning_rate: Step length.
+        learning_rate: Step length (released code: 0.01).
         betas: Decay of the first and of the second moment.
         eps: Added to the root of the second moment.
     """
 
-    learning_rate: float = 0.01
+    learning_rate: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
