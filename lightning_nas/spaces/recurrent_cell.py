@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import LongTensor, nn
 
 from lightning_nas.errors import EncodingError, SpaceError
 from lightning_nas.nn.recurrent_cells import ACTIVATIONS, LanguageModels
 from lightning_nas.spaces.base import CellGraph, FiniteSpace, SearchSpace
+from lightning_nas.spaces.encodings import Encoding
 from lightning_nas.spaces.sequences import SequenceEncoding
 
 Cell = tuple[int, ...]
@@ -172,3 +174,27 @@ class RecurrentSequence(SequenceEncoding):
             allowed[2 * node, 1 : node + 2] = True
             allowed[2 * node + 1, 1 + num_nodes :] = True
         return allowed
+
+
+class RecurrentOneHot(Encoding):
+    """One-hot predecessor and activation of every node.
+
+    Example:
+        >>> from lightning_nas.spaces.subset import RandomSubset
+        >>> RecurrentOneHot().encode(RandomSubset(RecurrentCell(), 4)).shape
+        torch.Size([4, 110])
+    """
+
+    def encode(self, space: SearchSpace[Any]) -> torch.Tensor:
+        """Features of all members, ``(N, 66 + 44)``."""
+        return self.encode_members(space, None)
+
+    def encode_members(self, space: SearchSpace[Any], members: LongTensor | None) -> torch.Tensor:
+        """Features of some members, ``(n, 66 + 44)``."""
+        if not isinstance(space, FiniteSpace) or space.name != RecurrentCell.name:
+            raise EncodingError(
+                f"RecurrentOneHot: got the space {space.name!r}, expected numbered cells of 'recurrent_cell'"
+            )
+        tokens = RecurrentSequence().tokens(space, members)
+        allowed = RecurrentSequence.allowed(space.num_vertices - 2)
+        return F.one_hot(tokens, allowed.shape[1])[:, allowed].float()

@@ -5,7 +5,7 @@ import torch
 from lightning_nas.errors import EncodingError, SpaceError
 from lightning_nas.spaces.base import CellGraph
 from lightning_nas.spaces.nasbench201 import NASBench201
-from lightning_nas.spaces.recurrent_cell import NAO_PTB, RecurrentCell, RecurrentSequence
+from lightning_nas.spaces.recurrent_cell import NAO_PTB, RecurrentCell, RecurrentOneHot, RecurrentSequence
 from lightning_nas.spaces.subset import RandomSubset
 
 
@@ -53,6 +53,17 @@ def test_tokens_are_nao_s():
     assert allowed.sum() == sum(range(1, 12)) + 44
     with pytest.raises(EncodingError, match="expected 'recurrent_cell'"):
         encoding.sizes(NASBench201())
+
+
+def test_one_hot_features_tell_cells_apart():
+    space = RandomSubset(RecurrentCell(3), 6, seed=1)
+    features = RecurrentOneHot().encode(space)
+    assert features.shape == (6, 1 + 2 + 3 + 12)
+    assert (features.sum(dim=1) == 6).all()
+    differences = [sum(a != b for a, b in zip(space[0], cell, strict=True)) for cell in space]
+    assert ((features - features[0]).abs().sum(dim=1) / 2).tolist() == differences
+    with pytest.raises(EncodingError, match="expected numbered cells"):
+        RecurrentOneHot().encode(NASBench201())
 
 
 def test_a_random_subset_is_made_of_different_cells():
