@@ -150,7 +150,8 @@ def rows_of(found: Curves, seeds: str) -> list[Row]:
     from scipy.stats import spearmanr
 
     def rank(values: np.ndarray, where: Any = slice(None)) -> float:
-        return float(spearmanr(values[where], found.truth[where]).statistic)
+        """Of equal values, which rank nothing, 0."""
+        return 0.0 if np.ptp(values[where]) == 0 else float(spearmanr(values[where], found.truth[where]).statistic)
 
     peak = float(found.slopes[found.truth.argmax()])
     text: dict[str, Any] = {"paper": "", "seeds": seeds}

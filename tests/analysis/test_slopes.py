@@ -67,6 +67,14 @@ def test_rows_are_rank_correlations_and_peaks():
     )  # fmt: skip
 
 
+def test_a_flat_curve_ranks_nothing():
+    space = np.linspace(0.1, 1.0, 10)
+    flat = np.where(space < 0.5, 1.0, -space)
+    found = Curves(space, -space, np.zeros((2, 10), bool), {NETWORK: np.stack([flat, -space])}, (0.5, 0.9))
+    rows = by_metric(rows_of(found, "seeds 0 to 1"))
+    assert rows[NETWORK, "a seed: Spearman, left of the interval"].values == (0.0, pytest.approx(1.0))
+
+
 def test_what_cannot_be_is_said():
     with pytest.raises(UsageError, match="num_seeds=0"):
         slopes(make_benchmark(), make_dish(), MLPEnsemble(SlopeEncoding()), num_seeds=0)
