@@ -146,7 +146,10 @@ def _by_dishes(
 
 
 def rows_of(found: Curves, seeds: str) -> list[Row]:
-    """Rank correlations and peaks: of every seed, and of means and medians over seeds."""
+    """Rank correlations and peaks of every seed, of means of standardised curves, and of medians of plain ones.
+
+    Plain means belong to single dishes, which may extrapolate to any number.
+    """
     from scipy.stats import spearmanr
 
     def rank(values: np.ndarray, where: Any = slice(None)) -> float:
@@ -157,7 +160,11 @@ def rows_of(found: Curves, seeds: str) -> list[Row]:
     text: dict[str, Any] = {"paper": "", "seeds": seeds}
     rows = [Row.of([peak], label="truth", metric="slope of the peak", unit="", paper="0.23", seeds=seeds)]
     for label, values in found.predicted.items():
-        for name, curve in (("mean over seeds", values.mean(axis=0)), ("median over seeds", np.median(values, axis=0))):
+        averages = {
+            "mean over seeds": standardised(values).mean(axis=0),
+            "median over seeds": np.median(values, axis=0),
+        }
+        for name, curve in averages.items():
             at = float(found.slopes[curve.argmax()])
             rows += [
                 Row.of([rank(curve)], label=label, metric=f"{name}: Spearman, all slopes", unit="", **text),
@@ -182,8 +189,15 @@ def rows_of(found: Curves, seeds: str) -> list[Row]:
     return rows
 
 
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Curves less their mean, by their standard deviation, ``(…, N)``; flat ones are 0."""
+    deviation = values.std(axis=-1, keepdims=True)
+    scaled: np.ndarray = (values - values.mean(axis=-1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
+    return scaled
+
+
 def curve_figure(found: Curves) -> Figure:
-    """True and predicted accuracies over slopes: mean and standard deviation over seeds; the known interval shaded."""
+    """True and predicted accuracies, standardised over all slopes: mean and deviation over seeds; known ones shaded."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -191,15 +205,15 @@ def curve_figure(found: Curves) -> Figure:
         figure = Figure(figsize=(5.2, 3.4), layout="constrained")
         ax = figure.subplots()
         ax.axvspan(*found.interval, color=PALETTE[5], alpha=0.2, linewidth=0, label="known slopes are from here")
-        ax.plot(found.slopes, found.truth, color="black", linestyle=(0, (1, 1)), label="truth", zorder=4)
+        ax.plot(found.slopes, standardised(found.truth), color="black", linestyle=(0, (1, 1)), label="truth", zorder=4)
         for color, (label, values) in zip(PALETTE, found.predicted.items(), strict=False):
-            mean, spread = values.mean(axis=0), values.std(axis=0)
+            scaled = standardised(values)
+            mean, spread = scaled.mean(axis=0), scaled.std(axis=0)
             ax.plot(found.slopes, mean, color=color, label=f"{label}, mean of {len(values)}", zorder=3)
             ax.fill_between(found.slopes, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
-        span = np.ptp(found.truth)
-        ax.set_ylim(found.truth.min() - 0.5 * span, found.truth.max() + 0.75 * span)
+        ax.set_ylim(-4.0, 3.0)
         ax.set_xlabel("slope of the sigmoids")
-        ax.set_ylabel("accuracy (%)")
+        ax.set_ylabel("accuracy, standardised over all slopes")
         ax.legend(loc="lower left")
     return figure
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_nas.analysis.slopes import DISH, NETWORK, Curves, _by_dishes, rows_of, slopes
+from lightning_nas.analysis.slopes import DISH, NETWORK, Curves, _by_dishes, rows_of, slopes, standardised
 from lightning_nas.errors import UsageError
 from lightning_nas.nn.inner_loop import InnerAdam, InnerLoop
 from lightning_nas.nn.motif_network import SlopeNetwork
@@ -65,6 +65,19 @@ def test_rows_are_rank_correlations_and_peaks():
     assert rows[DISH, "a seed: slope of the peak"].values == (
         pytest.approx(0.3), pytest.approx(0.1), pytest.approx(0.3)
     )  # fmt: skip
+
+
+def test_one_wild_seed_does_not_decide_the_mean():
+    space = np.linspace(0.1, 1.0, 10)
+    truth = -np.abs(space - 0.3)
+    wild = np.zeros(10)
+    wild[0] = 1000.0
+    found = Curves(space, truth, np.zeros((10, 10), bool), {DISH: np.stack([truth] * 9 + [wild])}, (0.45, 0.9))
+    rows = by_metric(rows_of(found, "seeds 0 to 2"))
+    assert rows[DISH, "median over seeds: Spearman, all slopes"].mean == pytest.approx(1.0)
+    assert rows[DISH, "mean over seeds: slope of the peak"].mean == pytest.approx(0.3)
+    np.testing.assert_allclose(standardised(wild[None]).std(), 1.0)
+    assert (standardised(np.ones((1, 4))) == 0).all()
 
 
 def test_a_flat_curve_ranks_nothing():
