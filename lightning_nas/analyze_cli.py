@@ -32,6 +32,8 @@ NAMES = (
     "shuffling",
     "skips",
     "curvature",
+    "slopes",
+    "cells",
 )
 """Analyses of this package: function NAME in ``lightning_nas/analysis/NAME.py``."""
 
@@ -53,6 +55,8 @@ def analyze(name: str, options: list[str] = []) -> None:  # noqa: B006  # a CLI 
             discretisation: whether the weights of a supernet's operations say what they are worth.
             shuffling: whether it still works when two edges change places. skips: whether skip connections weigh what
             the variances of messages predict. curvature: how curved the validation loss is in alpha.
+            slopes: whether a Petri dish finds the best slope of sigmoids among slopes right of it.
+            cells: how soon strategies find recurrent cells of low perplexity.
             Or the dotted path of a function of your own, such as mine.analyses.density.
         options: What follows the name ('lightning-nas analyze NAME --help' explains it); --run takes one or more run
             folders.

@@ -1,6 +1,8 @@
 """Whatever is imported here can be called by its class name alone, in YAML and on the command line."""
 
+import lightning_nas.benchmarks.cells
 import lightning_nas.benchmarks.live
+import lightning_nas.benchmarks.slopes
 import lightning_nas.benchmarks.tabular
 import lightning_nas.callbacks.alpha_monitor
 import lightning_nas.callbacks.greedy
@@ -16,6 +18,8 @@ import lightning_nas.datamodules.cifar
 import lightning_nas.datamodules.image_folder
 import lightning_nas.datamodules.imagenet16
 import lightning_nas.datamodules.jacobians
+import lightning_nas.datamodules.language
+import lightning_nas.datamodules.motifs
 import lightning_nas.datamodules.npz_images
 import lightning_nas.datamodules.torch_images
 import lightning_nas.datamodules.vision
@@ -23,11 +27,16 @@ import lightning_nas.modules.arch2vec
 import lightning_nas.modules.classifier
 import lightning_nas.modules.contrastive
 import lightning_nas.modules.darts
+import lightning_nas.modules.petri_dish
 import lightning_nas.modules.sequence_autoencoder
+import lightning_nas.nn.inner_loop
 import lightning_nas.nn.mixing
+import lightning_nas.nn.motif_cell
+import lightning_nas.nn.motif_network
 import lightning_nas.predictors.guided_search
 import lightning_nas.predictors.latent_search
 import lightning_nas.predictors.mlp
+import lightning_nas.predictors.petri_dish
 import lightning_nas.predictors.tuned
 import lightning_nas.search.candidate_bayesian
 import lightning_nas.search.evolution
@@ -38,5 +47,8 @@ import lightning_nas.spaces.functional
 import lightning_nas.spaces.listed
 import lightning_nas.spaces.nasbench201
 import lightning_nas.spaces.natsbench_size
+import lightning_nas.spaces.recurrent_cell
+import lightning_nas.spaces.sigmoid_slope
+import lightning_nas.spaces.subset
 import lightning_nas.workers.dask
 import lightning_nas.workers.slurm  # noqa: F401

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import lightning_nas.short_names  # noqa: F401
 from lightning_nas.benchmarks.live import LiveBenchmark
+from lightning_nas.benchmarks.side_by_side import SideBySideBenchmark
 from lightning_nas.benchmarks.tabulation import Tabulation, shards_of
 from lightning_nas.configurations import expand_configs
 from lightning_nas.files import ensure_writable
@@ -26,7 +27,7 @@ from lightning_nas.terminal import say
 
 def tabulate(
     *,
-    benchmark: LiveBenchmark,  # type: ignore[type-arg]  # jsonargparse cannot read LiveBenchmark[A]
+    benchmark: LiveBenchmark | SideBySideBenchmark,  # type: ignore[type-arg]  # jsonargparse cannot read …[A]
     output: Path,
     num_shards: int = 50,
     part: str = "1/1",

@@ -26,7 +26,8 @@ def test_every_analysis_explains_its_options(name, capsys):
         main(["analyze", name, "--help"])
     assert stop.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for expected in (f"lightning-nas analyze {name}", "of 'lightning-nas fit'", "Folder of the ledger"):
+    origin = "of 'lightning-nas fit'" if "--run " in printed else "of 'lightning-nas tabulate'"
+    for expected in (f"lightning-nas analyze {name}", origin, "Folder of the ledger"):
         assert expected in printed
 
 

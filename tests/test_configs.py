@@ -56,7 +56,18 @@ def test_an_analysis_parses(printed, name):
     verb = re.search(r"lightning-nas analyze (\w+) --config " + name, ANALYSES[name].read_text())
     config = printed("analyze", verb[1], "--config", name)
     given = yaml.safe_load(ANALYSES[name].read_text())
-    assert {key: config[key] for key in given} == given
+    assert_within(given, config)
+
+
+def assert_within(given, read):
+    """What a file says is what was read; a class may stand there by its path alone, and leave arguments out."""
+    if isinstance(read, dict) and isinstance(given, str):
+        assert read["class_path"] == given
+    elif isinstance(given, dict):
+        for key, value in given.items():
+            assert_within(value, read[key])
+    else:
+        assert read == given
 
 
 @pytest.mark.parametrize("name", TABULATIONS)

@@ -31,6 +31,7 @@ ALLOWED = {
     "spaces": LEAVES | {"nn"},
     "metrics": CORE,
     "datamodules": CORE | {"workers"},
+    "datamodules.motifs": CORE | {"benchmarks"},  # motifs come with the scores of an oracle
     "modules": CORE | {"metrics"},
     "workers": CORE,
     "benchmarks": CORE | {"workers"},

@@ -126,6 +126,21 @@ PUBLISHED: dict[str, PublishedTable] = {
         licence="GPL-3.0",
         citation="Yang et al., NAS evaluation is frustratingly hard, ICLR 2020, arXiv:1912.12522 (Yang2020NAS)",
     ),
+    "sigmoid_slope": PublishedTable(
+        name="sigmoid_slope",
+        description="Perceptrons of 100 sigmoid slopes on MNIST, mean of 20 runs",
+        rows=100,
+        sources=(
+            Source(
+                "sigmoid_slope.json",
+                "4 kB, the pairs of its file mar8_search_slope_full.pkl as JSON",
+                "https://github.com/uber-research/Synthetic-Petri-Dish",
+                pickled=False,
+            ),
+        ),
+        licence="Uber non-commercial licence",
+        citation="Rawal et al., Synthetic Petri Dish, 2020, arXiv:2005.13092",
+    ),
 }
 
 
@@ -138,7 +153,7 @@ def how_to_get(name: str, folder: Path | None = None) -> str:
 
     Example:
         >>> how_to_get("mine").split(";")[0]
-        'published tables are nasbench201, natsbench_size, nasbench101, darts'
+        'published tables are nasbench201, natsbench_size, nasbench101, darts, sigmoid_slope'
     """
     table = PUBLISHED.get(name)
     if table is None:

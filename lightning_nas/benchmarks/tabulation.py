@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lightning_nas.benchmarks.live import LiveBenchmark
+from lightning_nas.benchmarks.side_by_side import SideBySideBenchmark
 from lightning_nas.benchmarks.store import Result
 from lightning_nas.benchmarks.table import Table, read_table, write_table
 from lightning_nas.errors import BenchmarkDataError, UsageError
@@ -38,7 +39,7 @@ class Tabulation:
         UsageError: The space is not finite, or there are more shards than architectures.
     """
 
-    benchmark: LiveBenchmark[Any]
+    benchmark: LiveBenchmark[Any] | SideBySideBenchmark[Any]
     output: Path
     num_shards: int
 

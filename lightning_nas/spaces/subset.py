@@ -7,6 +7,7 @@ from functools import cached_property
 from operator import index as as_int
 from typing import Any
 
+import numpy as np
 import torch
 from torch import LongTensor, nn
 
@@ -82,3 +83,26 @@ class Subset(FiniteSpace[A]):
     def build(self, arch: A, **network: Any) -> nn.Module:
         """The larger space's network; so are its arguments."""
         return self.space.build(arch, **network)
+
+
+class RandomSubset(Subset[A]):
+    """Some random architectures of a space that cannot be numbered, numbered in the order of their drawing.
+
+    A longer one begins with the members of a shorter one of the same seed.
+
+    Args:
+        space: The larger space.
+        size: Different architectures.
+        seed: Of the draws.
+    """
+
+    def __init__(self, space: SearchSpace, size: int, seed: int = 0) -> None:  # type: ignore[type-arg]  # jsonargparse
+        rng, found = np.random.default_rng(seed), dict[A, None]()
+        for _ in range(100 * size):
+            if len(found) == size:
+                break
+            found[space.sample(rng)] = None
+        if len(found) < size:
+            raise SpaceError(f"{space.name}: got size={size}, but only {len(found)} different architectures were drawn")
+        super().__init__(space, list(found))
+        self.size, self.seed = size, seed

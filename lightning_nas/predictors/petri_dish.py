@@ -1,0 +1,113 @@
+"""A Petri dish as a performance predictor (arXiv 2005.13092)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import LongTensor, Tensor
+
+from lightning_nas.errors import UsageError
+from lightning_nas.modules.petri_dish import PetriDish
+from lightning_nas.nn.inner_loop import InnerLoop
+from lightning_nas.nn.motif_network import MotifNetwork
+from lightning_nas.predictors.predictor import Regression, RegressionPredictor
+from lightning_nas.predictors.targets import Target
+from lightning_nas.spaces.base import FiniteSpace
+
+
+class PetriDishPredictor(RegressionPredictor):
+    """Learns a new dish from the known architectures, random data and weights each time, and scores others in it.
+
+    For spaces whose architectures are what the network reads: ``SigmoidSlope`` with ``SlopeNetwork``.
+
+    Args:
+        network: Blueprint of the motif-networks; default ``SlopeNetwork``.
+        loop: How they are trained; default 250 steps of Adam.
+        num_dishes: Dishes whose mean score counts.
+        init_scale: Standard deviation of the initial weights.
+        penalty: Weight of the sum of squares of all inputs.
+        stages: Outer steps and learning rate of each stage.
+        reset_moments: Begin every stage with a new optimiser.
+        clip: Largest norm of a dish's gradient; None for no limit.
+        normalise: Make the gradient of every dish one long.
+        target: What is matched instead of the accuracies themselves; default: standardised ones.
+    """
+
+    def __init__(
+        self,
+        network: MotifNetwork | None = None,
+        loop: InnerLoop | None = None,
+        num_dishes: int = 1,
+        init_scale: float = 1.0,
+        penalty: float = 1e-5,
+        stages: Sequence[tuple[int, float]] = ((20, 0.05), (30, 0.02), (30, 0.008)),
+        reset_moments: bool = True,
+        clip: float | None = None,
+        normalise: bool = False,
+        target: Target | None = None,
+    ) -> None:
+        super().__init__(target)
+        self.network, self.loop, self.num_dishes, self.init_scale = network, loop, num_dishes, init_scale
+        self.penalty, self.stages, self.reset_moments = penalty, list(stages), reset_moments
+        self.clip, self.normalise = clip, normalise
+        self.dish(0)  # says at once what cannot be
+
+    def dish(self, seed: int, num_dishes: int | None = None) -> PetriDish:
+        """An untrained dish with these settings."""
+        return PetriDish(
+            self.network, self.loop, num_dishes or self.num_dishes, self.init_scale, self.penalty,
+            self.stages, self.reset_moments, clip=self.clip, normalise=self.normalise, seed=seed,
+        )  # fmt: skip
+
+    def regression(self, space: FiniteSpace[Any], members: LongTensor, targets: Tensor, seed: int) -> Regression:
+        """Learn the dish's data."""
+        if len(members) < 2:
+            raise UsageError(f"PetriDishPredictor: got {len(members)} known architectures, expected at least two")
+        dish = self.dish(seed)
+        dish.learn(_motifs(dish, space, members), targets)
+        return _Scores(space, dish)
+
+    def predict_runs(
+        self, space: FiniteSpace[Any], known: Sequence[tuple[Tensor, Tensor]], asked: Sequence[Tensor],
+        seeds: Sequence[int],
+    ) -> list[Tensor]:  # fmt: skip
+        """Predictions of several runs, whose dishes are trained side by side.
+
+        Args:
+            space: The architectures' space.
+            known: Of each run, members and their accuracies, as many in every run.
+            asked: Of each run, members to be predicted.
+            seeds: Of each run.
+        """
+        each = self.num_dishes
+        dish = self.dish(0, each * len(known))
+        dish.begin_anew([(seed, number) for seed in seeds for number in range(each)])
+        transforms = [self.target.fit(accuracies) for _, accuracies in known]
+        motifs, targets = [], []
+        for (members, accuracies), transform in zip(known, transforms, strict=True):
+            motifs += each * [_motifs(dish, space, members)]  # type: ignore[arg-type]
+            targets += each * [transform.forward(accuracies)]
+        dish.learn(torch.stack(motifs), torch.stack(targets))
+        wanted = [_motifs(dish, space, members) for members in asked]  # type: ignore[arg-type]
+        most = max(map(len, wanted))
+        padded = [torch.cat([part, part[:1].expand(most - len(part), *part.shape[1:])]) for part in wanted]
+        scores = dish.score(torch.stack([part for part in padded for _ in range(each)]))
+        scores = scores.view(len(known), each, -1).mean(dim=1)
+        return [
+            transform.backward(row[: len(part)])
+            for transform, row, part in zip(transforms, scores, wanted, strict=True)
+        ]
+
+
+class _Scores(Regression):
+    def __init__(self, space: FiniteSpace[Any], dish: PetriDish) -> None:
+        self.space, self.dish = space, dish
+
+    def __call__(self, members: LongTensor) -> Tensor:
+        return self.dish.score(_motifs(self.dish, self.space, members)).mean(dim=0)
+
+
+def _motifs(dish: PetriDish, space: FiniteSpace[Any], members: LongTensor) -> Tensor:
+    return dish.network.motifs([space[place] for place in members.tolist()])
