@@ -21,6 +21,7 @@ ALLOWED = {
     "spaces": LEAVES | {"nn"},
     "metrics": CORE,
     "datamodules": CORE | {"workers"},
+    "datamodules.pairs": CORE | {"datamodules", "benchmarks"},  # accuracies in a table are its data
     "modules": CORE | {"metrics"},
     "workers": CORE,
     "benchmarks": CORE | {"workers"},
@@ -45,6 +46,7 @@ ALLOWED = {
     "short_names": None,
     "tabulate_cli": None,
     "compare_cli": None,
+    "score_cli": None,
     "configs": set(),
     "configurations": LEAVES,
     "nascli": None,  # everything
