@@ -53,6 +53,7 @@ def score(
     num_members: int | None = None,
     num_images: int = 64,
     num_initialisations: int = 3,
+    ntk_images: int = 16,
     seed: int = 0,
     workers: int | Workers | None = None,
     against: str | None = None,
@@ -77,6 +78,7 @@ def score(
         num_members: Different architectures to score, drawn by the seed; default: all.
         num_images: Images in the minibatch, drawn by the seed.
         num_initialisations: Initialisations of every architecture; all go through a proxy together.
+        ntk_images: Of the minibatch the first so many for ntk, which takes a backward pass for each.
         seed: Seed of weights, images and of the choice of architectures.
         workers: Who computes: a number of processes on this machine, or ``DaskWorkers``, ``SlurmWorkers``; default: a
             process for every core.
@@ -88,7 +90,7 @@ def score(
         record: Folder of the ledger, usually docs/results; writes the correlations there.
     """
     started, console = time.perf_counter(), Console()
-    entry = _checked(proxies, num_images, num_initialisations, ledger, record, against, columns)
+    entry = _checked(proxies, num_images, min(num_initialisations, ntk_images - 1), ledger, record, against, columns)
     truth = None if against is None else _accuracies(space, against, columns, data_dir)
     distinct = torch.unique(space.representatives)
     if truth is not None:
@@ -100,8 +102,8 @@ def score(
     sizes = {"in_channels": images.image_shape[0], "num_classes": images.num_classes, **sizes}
     identity = {
         "space": describe_space(space), "images": images.identity(), "sizes": sizes, "proxies": list(proxies),
-        "num_members": size, "num_images": num_images, "num_initialisations": num_initialisations, "seed": seed,
-        "version": VERSION,
+        "num_members": size, "num_images": num_images, "num_initialisations": num_initialisations,
+        "ntk_images": ntk_images, "seed": seed, "version": VERSION,
     }  # fmt: skip
     work = ProxyScores(output, members, json.loads(json.dumps(identity)))  # as it is read back
     origin = provenance()
@@ -110,7 +112,7 @@ def score(
         if left:
             say(console, f"{len(members):,} architectures, {sum(len(task.members) for task in left):,} to be scored")
             shown = _shown(images, num_images, seed)
-            job = ProxyJob(space, sizes, *shown, tuple(proxies), num_initialisations, seed)
+            job = ProxyJob(space, sizes, *shown, tuple(proxies), num_initialisations, seed, ntk_images)
             crew = workers if isinstance(workers, Workers) else LocalWorkers(workers, "cpu")
             work.fill(job, crew, partial(track, description="scoring", console=console))
         about = {"source": "lightning-nas score", "licence": "CC0-1.0", "citation": "", "command": origin["command"]}
@@ -243,7 +245,8 @@ def _checked(
         raise UsageError(f"score: got the proxies {unknown or list(proxies)}, expected some of {', '.join(NAMES)}")
     if num_images < 2 or num_initialisations < 1:
         raise UsageError(
-            f"score: got num_images={num_images}, num_initialisations={num_initialisations}, expected 2 and 1 or more"
+            f"score: got num_images={num_images}; num_initialisations or ntk_images too small, "
+            "expected 2, 1 and 2 or more"
         )
     if (against is None) != (not columns):
         raise UsageError(

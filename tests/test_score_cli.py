@@ -70,7 +70,7 @@ def test_what_is_there_is_not_computed_again(typed, tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"proxies": ["synflow", "luck"]}, "got the proxies ['luck'], expected some of"),
-        ({"num_images": 1}, "expected 2 and 1 or more"),
+        ({"num_images": 1}, "expected 2, 1 and 2 or more"),
         ({"columns": []}, "expected both"),
         ({"num_members": 1}, "expected 2 to the 6466 different ones"),
         ({"num_images": 5000}, "expected at most the 900 training images"),

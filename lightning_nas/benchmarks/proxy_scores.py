@@ -59,6 +59,7 @@ class ProxyJob(Job):
         names: Proxies to compute, some of :data:`NAMES`.
         num_initialisations: Initialisations of every architecture, I.
         seed: Weights depend on (seed, index of the architecture, initialisation) alone.
+        ntk_images: Of the images the first so many for ``ntk``, which takes a backward pass for each.
     """
 
     space: FiniteSpace[Any]
@@ -69,6 +70,7 @@ class ProxyJob(Job):
     names: tuple[str, ...]
     num_initialisations: int
     seed: int = 0
+    ntk_images: int = 16
 
     def run(self, task: ProxyTask) -> dict[str, np.ndarray]:
         """Scores ``proxy/<name>`` ``(n, I)``, ``seconds/<name>`` of one initialisation, ``params``, ``flops`` ``(n,)``.
@@ -106,7 +108,8 @@ class ProxyJob(Job):
                 small = self._networks(member, **self.sizes | {"in_channels": 1})
                 found = [proxies.linear_regions(part, self.crops) for part in Twins.of(small, (1, 3, 3))]
             else:
-                found = [proxies.OF_IMAGES[name](part, self.images, self.labels) for part in twins]
+                seen = slice(self.ntk_images if name == "ntk" else None)
+                found = [proxies.OF_IMAGES[name](part, self.images[seen], self.labels[seen]) for part in twins]
             row[f"proxy/{name}"] = torch.cat(found).numpy()
             row[f"seconds/{name}"] = np.array((time.perf_counter() - start) / self.num_initialisations)
         return row

@@ -108,14 +108,13 @@ def snip(twins: Twins, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def grasp(twins: Twins, images: Tensor, labels: Tensor) -> Tensor:
-    """Minus the sum of (H g) theta, H being the Hessian of L (arXiv 2002.07376); in double precision."""
-    twins, images = _double(twins), images.double()
+    """Minus the sum of (H g) theta, H being the Hessian of L (arXiv 2002.07376)."""
     loss = twins.losses(images, labels).sum()
     gradients = twins.gradients(loss, keep=True)
-    alignment = sum(((g.detach() * g).sum() for g in gradients), torch.zeros((), dtype=torch.float64))
+    alignment = sum(((g.detach() * g).sum() for g in gradients), torch.zeros(()))
     products = twins.gradients(alignment)
     moved = [product * weight.detach() for product, weight in zip(products, twins.weights, strict=True)]
-    return -_total(part.sum(dim=1) for part in twins.apart(moved))
+    return -_total(part.double().sum(dim=1) for part in twins.apart(moved))
 
 
 def fisher(twins: Twins, images: Tensor, labels: Tensor) -> Tensor:
