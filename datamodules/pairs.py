@@ -18,6 +18,7 @@ from lightning_nas.errors import UsageError
 from lightning_nas.nn.pairs import Standings, balanced, compare, uniform
 from lightning_nas.spaces.base import CellGraph, FiniteSpace
 from lightning_nas.spaces.encodings import Encoding
+from lightning_nas.spaces.functional import live_graphs
 
 Batch = tuple[Tensor, CellGraph, Tensor, Tensor]
 """Indices, graphs, features, and the weight of a pair or the accuracy of a cell."""
@@ -57,6 +58,7 @@ class PairDataModule(LightningDataModule):
         epochs: Training epochs of each level; default: the benchmark's own alone.
         num_val: Further architectures to validate on, with the benchmark's own epochs.
         features: Encoding of the architectures that a ranker sees beside their graphs; none by default.
+        live: Show only what carries a signal (:func:`~lightning_nas.spaces.functional.live_graphs`).
         noise: Accuracies that differ by less make no pair; percentage points.
         balance: Let pairs within levels count as much as pairs across; else all pairs count the same.
         batch_size: Pairs per batch in training (per process).
@@ -74,6 +76,7 @@ class PairDataModule(LightningDataModule):
         epochs: list[int] | None = None,
         num_val: int = 100,
         features: Encoding | None = None,
+        live: bool = False,
         noise: float = 0.1,
         balance: bool = True,
         batch_size: int = 256,
@@ -89,7 +92,7 @@ class PairDataModule(LightningDataModule):
                 "many numbers of architectures as of epochs, falling, and positive sizes"
             )
         self.benchmark, self.num_known, self.num_val = benchmark, list(num_known), num_val
-        self.features, self.noise, self.balance = features, noise, balance
+        self.features, self.live, self.noise, self.balance = features, live, noise, balance
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         everything: LongTensor = torch.arange(len(self.space))  # type: ignore[assignment]
         self._members = everything if benchmark.members is None else benchmark.members
@@ -123,7 +126,8 @@ class PairDataModule(LightningDataModule):
         if self._held is not None:
             return
         space, members = self.space, self._members
-        graphs, features = space.graphs_at(members), torch.empty(len(members), 0)
+        graphs = live_graphs(space, members) if self.live else space.graphs_at(members)
+        features = torch.empty(len(members), 0)
         if self.features is not None:
             raw = self.features.encode_members(space, members)
             features = (raw - raw.mean(dim=0)) / raw.std(dim=0, correction=0).clamp_min(1e-6)

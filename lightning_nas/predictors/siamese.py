@@ -15,8 +15,9 @@ from lightning_nas.nn.pairs import Standings, compare
 from lightning_nas.predictors.predictor import FittedPredictor, Predictor, Regression
 from lightning_nas.predictors.sequence_training import seeded
 from lightning_nas.predictors.targets import Transform, interpolate
-from lightning_nas.spaces.base import FiniteSpace
+from lightning_nas.spaces.base import CellGraph, FiniteSpace
 from lightning_nas.spaces.encodings import Encoding
+from lightning_nas.spaces.functional import live_graphs
 
 
 class SiameseRanking(Predictor):
@@ -39,6 +40,8 @@ class SiameseRanking(Predictor):
         learning_rate: Of Adam, falling to 0 along half a cosine.
         weight_decay: Of Adam.
         features: What the perceptron sees beside the embedding; none by default.
+        live: Show the network only what carries a signal (:func:`~lightning_nas.spaces.functional.live_graphs`): cells
+            that compute the same look more alike.
         pretrained: Run folder or checkpoint whose encoder is the first one: of Arch2Vec, or of a ranker that was
             trained on accuracies of other images.
         num_members: Networks, which differ in their first weights and batches.
@@ -60,6 +63,7 @@ class SiameseRanking(Predictor):
         features: Encoding | None = None,
         pretrained: str | None = None,
         num_members: int = 1,
+        live: bool = True,
     ) -> None:
         if min(num_epochs, batch_size - 1, num_members) < 1 or learning_rate <= 0 or min(noise, weight_decay) < 0:
             raise UsageError(
@@ -72,11 +76,11 @@ class SiameseRanking(Predictor):
         self.margin, self.noise = margin, noise
         self.num_epochs, self.batch_size = num_epochs, batch_size
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.features, self.pretrained, self.num_members = features, pretrained, num_members
+        self.features, self.pretrained, self.num_members, self.live = features, pretrained, num_members, live
 
     def fit(self, space: FiniteSpace[Any], members: LongTensor, accuracies: Tensor, seed: int = 0) -> FittedPredictor:
         """Train all networks on the pairs of known architectures."""
-        seen = _Seen(space, self.features, members)
+        seen = _Seen(space, self.features, members, self.live)
         wins = compare(Standings.at_one_level(accuracies.double()[None]), self.noise).wins[0]
         modules = [
             self._trained(space, seen, members, wins, seed + 7919 * number) for number in range(self.num_members)
@@ -106,7 +110,7 @@ class SiameseRanking(Predictor):
                     better, worse = wins[rows][:, rows].nonzero(as_tuple=True)
                     if not len(better):  # a single one, or all alike
                         continue
-                    scores = module(type(graphs)(graphs.ops[rows], graphs.adjacency[rows]), features[rows])
+                    scores = module(CellGraph(graphs.ops[rows], graphs.adjacency[rows]), features[rows])
                     loss = pair_loss(scores[better] - scores[worse], self.loss, self.margin).mean()
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -117,14 +121,14 @@ class SiameseRanking(Predictor):
 class _Seen:
     """Graphs of a space's members, and their features in units of the spread over known ones."""
 
-    def __init__(self, space: FiniteSpace[Any], encoding: Encoding | None, known: LongTensor) -> None:
-        self.space, self.encoding = space, encoding
+    def __init__(self, space: FiniteSpace[Any], encoding: Encoding | None, known: LongTensor, live: bool) -> None:
+        self.space, self.encoding, self.live = space, encoding, live
         if encoding is not None:
             features = encoding.encode_members(space, known)
             self.centre, self.spread = features.mean(dim=0), features.std(dim=0, correction=0)
 
-    def __call__(self, members: LongTensor) -> tuple[Any, Tensor]:
-        graphs = self.space.graphs_at(members)
+    def __call__(self, members: LongTensor) -> tuple[CellGraph, Tensor]:
+        graphs = live_graphs(self.space, members) if self.live else self.space.graphs_at(members)
         if self.encoding is None:
             return graphs, torch.empty(len(members), 0)
         features = self.encoding.encode_members(self.space, members)
