@@ -58,8 +58,8 @@ def search_rounds(
                 scores = _evaluate(benchmark, pool.architectures(chosen), epochs)
                 history.complete(columns, *(column.view(chosen.shape) for column in scores))
                 strategy.tell(history)
-            else:
-                budget = 0  # the next would be no cheaper
+            if width < asked:
+                budget = 0  # what comes next would exceed it
         yield history
         done += asked  # whatever was affordable: processes stay in step
 
