@@ -19,6 +19,8 @@ from lightning_nas.spaces.base import CellGraph, FiniteSpace
 from lightning_nas.spaces.encodings import Encoding
 from lightning_nas.spaces.functional import live_graphs
 
+_BEYOND = 1e-3  # points for a unit of score beyond the known ones: enough to keep the order
+
 
 class SiameseRanking(Predictor):
     """Trains :class:`~lightning_nas.modules.pairwise_ranker.PairwiseRanker` on pairs of known architectures.
@@ -146,7 +148,10 @@ class _Scores(Regression):
 
 
 class _AlikeAccuracies(Transform):
-    """From scores to accuracies by the known architectures: the k-th score stands for the k-th accuracy."""
+    """From scores to accuracies by the known architectures: the k-th score stands for the k-th accuracy.
+
+    What scores beyond all known ones hardly exceeds their accuracies: a score has no unit to extend them by.
+    """
 
     def __init__(self, scores: Tensor, accuracies: Tensor) -> None:
         self.knots, first = torch.unique(scores.sort().values, return_inverse=True)
@@ -158,4 +163,5 @@ class _AlikeAccuracies(Transform):
         raise NotImplementedError("scores are learnt from pairs, not from accuracies")
 
     def backward(self, values: Tensor) -> Tensor:
-        return interpolate(values.double(), self.knots, self.values)
+        inside = values.double().clamp(float(self.knots[0]), float(self.knots[-1]))
+        return interpolate(inside, self.knots, self.values) + _BEYOND * (values.double() - inside)

@@ -29,6 +29,9 @@ def test_it_ranks_what_it_has_not_seen(changes):
     assert kendalltau(guess, truth[others]).statistic > 0.7
     assert (guess - truth[others]).abs().mean() < 5
     known_guess = fitted.predict(known)
+    beyond = fitted.transform.backward(torch.tensor([-1e3, 1e3]))
+    assert truth[known].min() - 1.1 < beyond[0] < truth[known].min()
+    assert truth[known].max() < beyond[1] < truth[known].max() + 1.1
     assert known_guess.sort().values.sub(truth[known].sort().values).abs().max() < 2.0  # the k-th stands for the k-th
 
 
