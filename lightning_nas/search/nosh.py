@@ -290,7 +290,7 @@ class NOSH(SearchStrategy):
         """Mean rank of every candidate by the proxies, in 0 … 1, ``(n,)``; what has none is the worst."""
         assert self.proxy is not None
         raw = self.proxy.encode_members(pool.space, pool.members).double().nan_to_num(nan=-torch.inf)
-        return torch.stack([_ranks(column) for column in raw.unbind(dim=1)]).mean(dim=0)
+        return torch.stack([_ranks(column) for column in raw.mT.contiguous()]).mean(dim=0)
 
     def _kinds_of(self, pool: CandidatePool[Any]) -> tuple[Tensor, Tensor]:
         """Isomorphism class of every candidate ``(n,)``, and the first candidate of every class."""
