@@ -23,6 +23,7 @@ from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.config import describe_space
+from lightning_nas.spaces.subset import Subset
 from lightning_nas.tables import markdown_table
 
 TRIALS = ("strategy", "run", "query", "architecture", "epochs", "valid", "test", "cost", "status")
@@ -132,6 +133,8 @@ def _epochs(history: SearchHistory, end: Outcome) -> np.ndarray:
 
 
 def _space_class(space: SearchSpace[Any]) -> dict[str, Any] | None:
+    if isinstance(space, Subset):  # its members are built by the space that they are from
+        space = space.space
     try:
         return describe_space(space)
     except SpaceError:  # one's own space that cannot be made from primitives; a search must not fail for it
