@@ -44,7 +44,9 @@ class SearchCallback(Callback):
     Args:
         benchmark: Scores the candidates; selection is on validation, reporting on test accuracy.
         strategies: Strategies to run one after the other, by the name they have in tables and files.
-        num_queries: Evaluations per run.
+        num_queries: Evaluations per run, at most.
+        num_epochs: Training epochs per run, at most: a run ends before the first evaluation that would exceed them.
+            Where paused trainings go on, only what is trained anew counts.
         num_runs: Independent runs of every strategy, side by side.
         batch_size: Candidates asked for at a time in each run, q.
         asynchronous: Ask for the next candidate as soon as an evaluation is done, instead of in rounds: keeps all
@@ -71,16 +73,28 @@ class SearchCallback(Callback):
         seed: int | None = 0,
         ledger: dict[str, Any] | None = None,
         folder: str | None = None,
+        num_epochs: int | None = None,
     ) -> None:
-        if min(num_queries, num_runs, batch_size) < 1 or not strategies:
+        numbers = (num_queries, num_runs, batch_size, 1 if num_epochs is None else num_epochs)
+        if min(numbers) < 1 or not strategies:
             raise UsageError(
                 f"SearchCallback(num_queries={num_queries}, num_runs={num_runs}, batch_size={batch_size}, "
-                f"strategies={list(strategies)}): expected positive numbers and at least one strategy"
+                f"num_epochs={num_epochs}, strategies={list(strategies)}): expected positive numbers and at least one "
+                "strategy"
+            )
+        if asynchronous and num_epochs is not None:
+            raise UsageError(
+                "SearchCallback(asynchronous=True, num_epochs=…): epochs are counted in rounds; count queries instead"
             )
         if asynchronous and batch_size > 1:
             raise UsageError(
                 f"SearchCallback(asynchronous=True, batch_size={batch_size}): an asynchronous search asks for one "
                 "candidate at a time, for as many as there are workers; leave batch_size out"
+            )
+        if asynchronous and any(strategy.round_size(0) is not None for strategy in strategies.values()):
+            raise UsageError(
+                "SearchCallback(asynchronous=True): got a strategy that searches in rounds of its own, such as NOSH; "
+                "leave 'asynchronous' out"
             )
         odd = [name for name in [*strategies, *([folder] if folder else [])] if not re.fullmatch(r"\w[\w.-]*", name)]
         if odd:
@@ -91,6 +105,7 @@ class SearchCallback(Callback):
         self.strategies = strategies
         self.num_queries, self.num_runs, self.batch_size = num_queries, num_runs, batch_size
         self.seed: int = -1 if seed is None else seed  # -1 until the module is known
+        self.num_epochs = num_epochs
         self.asynchronous = asynchronous
         self.ledger = ledger
         self.folder = folder
@@ -221,12 +236,15 @@ class SearchCallback(Callback):
         )
         writer = _summary_writer(trainer, self.folder, name)
         seconds = earlier = 0.0 if saved is None else saved["seconds"]
-        logged = int(everything.finished.min())
+        logged, count = int(everything.finished.min()), everything.count
         started = time.perf_counter()
         with progress:
             progress.update(everything)
             for current in self._steps(trainer, strategy, pool, everything, local):
                 everything = _gather(trainer, current, self.num_runs)
+                before, count = count, everything.count  # of this moment: the history itself is changed in place
+                if self.num_epochs is not None and torch.equal(before, count):
+                    break  # in no run is there anything left to pay the next evaluation with
                 learned = {
                     key: _gather_rows(trainer, value, self.num_runs) for key, value in strategy.state_dict().items()
                 }
@@ -249,7 +267,9 @@ class SearchCallback(Callback):
     ) -> Iterator[SearchHistory]:
         """The history of this process's runs, each time there is something new; equally often in all processes."""
         if not self.asynchronous:
-            return search_rounds(strategy, local, pool, self.benchmark, self.batch_size, start=everything.length)
+            return search_rounds(
+                strategy, local, pool, self.benchmark, self.batch_size, everything.length, self.num_epochs
+            )
         missing = self.num_queries - everything.finished
         shares = [int(missing[rank :: trainer.world_size].sum()) for rank in range(trainer.world_size)]
         return search_asynchronously(strategy, local, pool, self.benchmark, steps=max(shares))
@@ -333,10 +353,12 @@ class SearchCallback(Callback):
 
         from lightning_nas.report import write_search_report  # matplotlib, so only when there is something to draw
 
+        if self.num_epochs is not None:
+            histories = {name: history.within(epochs=self.num_epochs) for name, history in histories.items()}
         self._write_record(seconds, self._final_valid(histories, pool))
         verbs = "lightning-nas retrain --genotype", "lightning-nas report", "tensorboard --logdir"
         steps = [f"{verb} {self._folder}" for verb in verbs]
-        text = write_search_report(self._folder, histories, pool, self.benchmark, "\n    ".join(steps))
+        text = write_search_report(self._folder, histories, pool, self.benchmark, "\n    ".join(steps), self.num_epochs)
         console = Console()
         console.print(Markdown(text))
         console.print(f"Figure: {self._folder / 'regret.png'}", highlight=False, soft_wrap=True)
@@ -369,6 +391,7 @@ class SearchCallback(Callback):
             "optimum": self.benchmark.optimum,
             "epochs": self.benchmark.epochs,
             "num_queries": self.num_queries,
+            "num_epochs": self.num_epochs,
             "num_runs": self.num_runs,
             "seed": self.seed,
             "strategies": list(self.strategies),

@@ -23,6 +23,7 @@ Train and search (a PyTorch Lightning command line; --config takes a file or the
 Data and results:
   data       prepare published benchmark tables, list what is there, tell what a table is worth
   tabulate   train a whole search space on your data: a benchmark table of your own
+  score      score untrained networks of a search space by training-free proxies
   compare    compare performance predictors on the same random architectures
   spaces     list the search spaces, look at single architectures
   report     compare finished runs, render the results ledger
@@ -34,7 +35,7 @@ First steps:
   lightning-nas search --config NAME --print_config
 """
 
-# Verbs without a model; only tabulate and compare, which train, import torch at once.
+# Verbs without a model; only tabulate, compare and score, which train or build networks, import torch at once.
 PLAIN = {
     "data": "lightning_nas.data_cli",
     "spaces": "lightning_nas.data_cli",
@@ -43,6 +44,7 @@ PLAIN = {
     "export": "lightning_nas.export_cli",
     "tabulate": "lightning_nas.tabulate_cli",
     "compare": "lightning_nas.compare_cli",
+    "score": "lightning_nas.score_cli",
 }
 LIGHTNING = ("fit", "validate", "test", "predict", "search", "retrain")
 

@@ -25,6 +25,21 @@ def load_runs(paths: Sequence[Path]) -> list[RunResult]:
     return [load_run(folder) for folder in dict.fromkeys(folders)]
 
 
+def chosen_strategies(found: Sequence[RunResult], names: Sequence[str] | None) -> list[RunResult]:
+    """The same searches with these strategies alone, in this order; None for all.
+
+    Raises:
+        UsageError: No run has one of them.
+    """
+    if names is None:
+        return list(found)
+    known = list(dict.fromkeys(name for run in found for name in run.histories))
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"report: got the strategies {unknown}, expected some of {known}")
+    parts = ({name: run.histories[name] for name in names if name in run.histories} for run in found)
+    return [replace(run, histories=part) for run, part in zip(found, parts, strict=True) if part]
+
+
 def within_budget(
     found: Sequence[RunResult], queries: int | None = None, epochs: int | None = None, seconds: float | None = None
 ) -> list[RunResult]:

@@ -32,7 +32,7 @@ from lightning_nas.trainer import NASTrainer
 TRAINING = ("fit", "retrain")
 VERBS = (*TRAINING, "validate", "test", "predict", "search")
 GENOTYPE = {"retrain": " --genotype FILE_OR_RUN_FOLDER_OR_STRING"}
-SIZES = ("num_ops", "num_vertices", "num_classes", "image_shape", "num_components")
+SIZES = ("num_ops", "num_vertices", "num_classes", "image_shape", "num_components", "num_features")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

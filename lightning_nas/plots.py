@@ -241,16 +241,22 @@ def search_figures(
 ) -> list[Path]:
     """All figures of a search: progress over queries, where several runs ended, and progress over seconds where known.
 
+    Where evaluations differ in length, there is one over training epochs, too.
+
     Args:
         histories: Runs of each strategy, in order of arrival.
         optimum: Best reachable test accuracy in percent, if known.
-        path: Of the first figure, for example ``regret``; ``regret_seconds`` and ``regret_ecdf`` lie beside it.
+        path: Of the first figure, for example ``regret``; ``regret_epochs``, ``regret_seconds`` and ``regret_ecdf`` lie
+            beside it.
         title: Text above the figures.
 
     Returns:
         The files, PNG and PDF of each figure.
     """
     written = save_figure(regret_figure(histories, optimum, title), path)
+    if uneven(histories):
+        over_epochs = regret_figure(histories, optimum, title, "epochs")
+        written += save_figure(over_epochs, path.with_name(f"{path.name}_epochs"))
     if repeated(histories):
         written += save_figure(final_figure(histories, optimum, title), path.with_name(f"{path.name}_ecdf"))
     if timed(histories):
@@ -262,6 +268,12 @@ def search_figures(
 def repeated(histories: Mapping[str, SearchHistory]) -> bool:
     """Whether there are several runs of a strategy, so that where they ended has a distribution."""
     return any(len(history.runs) > 1 for history in histories.values())
+
+
+def uneven(histories: Mapping[str, SearchHistory]) -> bool:
+    """Whether evaluations were charged different numbers of training epochs."""
+    charged = {number for history in histories.values() for number in history.charged[history.done].tolist()}
+    return len(charged) > 1
 
 
 def timed(histories: Mapping[str, SearchHistory]) -> bool:

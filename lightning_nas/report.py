@@ -18,11 +18,12 @@ from lightning_nas.errors import RunFolderError, SpaceError, UsageError
 from lightning_nas.files import write_atomically
 from lightning_nas.ledger import Result, Row
 from lightning_nas.outcomes import Outcome, outcome, outcome_table, paired_difference, paired_differences
-from lightning_nas.plots import repeated, search_figures, timed
+from lightning_nas.plots import repeated, search_figures, timed, uneven
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.config import describe_space
+from lightning_nas.spaces.subset import Subset
 from lightning_nas.tables import markdown_table
 
 TRIALS = ("strategy", "run", "query", "architecture", "epochs", "valid", "test", "cost", "status")
@@ -34,6 +35,7 @@ def write_search_report(
     pool: CandidatePool[Any],
     benchmark: Benchmark[Any],
     next_steps: str,
+    num_epochs: int | None = None,
 ) -> str:
     """Write ``trials.csv``, ``summary.md``, ``genotype.json``, ``regret.png`` and ``regret.pdf``, each atomically.
 
@@ -45,6 +47,7 @@ def write_search_report(
         pool: What the histories' indices mean.
         benchmark: What scored them.
         next_steps: What to type next, for example to train the best architecture from scratch; empty for nothing.
+        num_epochs: Training epochs that each run could spend, if they were counted.
 
     Returns:
         The summary, for the terminal.
@@ -60,7 +63,7 @@ def write_search_report(
         with write_atomically(folder / "genotype.json") as file:
             json.dump(best, file, indent=2, ensure_ascii=False, allow_nan=False)
             file.write("\n")
-    text = _summary(histories, outcomes, best, benchmark, next_steps)
+    text = _summary(histories, outcomes, best, benchmark, next_steps, num_epochs)
     with write_atomically(folder / "summary.md") as file:
         file.write(text)
     search_figures(histories, benchmark.optimum, folder / "regret")
@@ -130,6 +133,8 @@ def _epochs(history: SearchHistory, end: Outcome) -> np.ndarray:
 
 
 def _space_class(space: SearchSpace[Any]) -> dict[str, Any] | None:
+    if isinstance(space, Subset):  # its members are built by the space that they are from
+        space = space.space
     try:
         return describe_space(space)
     except SpaceError:  # one's own space that cannot be made from primitives; a search must not fail for it
@@ -147,6 +152,7 @@ class RunResult:
         optimum: Best reachable test accuracy in percent, if known.
         epochs: Fidelity of the evaluations.
         num_queries: Budget of each run.
+        num_epochs: Its budget of training epochs, if it has one.
         num_runs: Runs asked for.
         seed: Seed of the search.
         seconds: Wall-clock seconds of each strategy.
@@ -178,6 +184,7 @@ class RunResult:
     histories: dict[str, SearchHistory]
     strategies: tuple[str, ...] = ()
     final_valid: dict[str, list[float]] = field(default_factory=dict)
+    num_epochs: int | None = None
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -200,6 +207,8 @@ def load_run(folder: Path) -> RunResult:
     histories = {name: _read_history(path) for name, path in files.items() if path.exists()}
     if not histories:
         raise RunFolderError(f"{folder}: holds no search/<strategy>.pt; the search was stopped before its first round")
+    if info["num_epochs"] is not None:
+        histories = {name: history.within(epochs=info["num_epochs"]) for name, history in histories.items()}
     return RunResult(folder=folder, histories=histories, **info)
 
 
@@ -213,8 +222,8 @@ def summarise_search(run: RunResult) -> Result:
         run: A run whose ``ledger`` says name, title, source, reference_protocol, our_protocol and scale, and perhaps
             notes, ``published``: ``{strategy: {"test": "94.18 ± 0.24", "valid": …, "final_valid": …}}``, ``paired``:
             pairs of strategies whose difference in test accuracy is worth a row, ``at``: numbers of queries after which
-            strategies and pairs have a row, too, ``not_run``: further published numbers and the commands to measure
-            them, each ``{label, metric, unit, paper, command}``.
+            strategies and pairs have a row, too, ``at_epochs``: the same for training epochs, ``not_run``: further
+            published numbers and the commands to measure them, each ``{label, metric, unit, paper, command}``.
 
     Raises:
         UsageError: The run has no place in the ledger, or its entry is incomplete.
@@ -222,19 +231,23 @@ def summarise_search(run: RunResult) -> Result:
     where = f"{run.folder / 'search' / 'search.json'}: ledger"
     if run.ledger is None:
         raise UsageError(f"{where}: got none; give the SearchCallback a 'ledger' to record its runs")
-    unfinished = [name for name, history in run.histories.items() if int(history.finished.min()) < run.num_queries]
+    ended = run.seconds if run.num_epochs is not None else {}  # written when a search is at its end
+    unfinished = [
+        name for name, history in run.histories.items()
+        if name not in ended and int(history.finished.min()) < run.num_queries
+    ]  # fmt: skip
     unfinished += [name for name in run.strategies if name not in run.histories]
     if unfinished:
         raise UsageError(f"{where}: the search is not finished ({', '.join(unfinished)}); run it to its end first")
     entry = dict(run.ledger)
     published, notes = entry.pop("published", None) or {}, entry.pop("notes", None) or ()
     pairs, others = entry.pop("paired", None) or [], entry.pop("not_run", None) or []
-    cuts = entry.pop("at", None) or []
+    cuts, lengths = entry.pop("at", None) or [], entry.pop("at_epochs", None) or []
     expected = {"name", "title", "source", "reference_protocol", "our_protocol", "scale"}
     if set(entry) != expected:
         raise UsageError(
-            f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps at, notes, not_run, paired, "
-            "published"
+            f"{where}: got {sorted(entry)}, expected {sorted(expected)} and perhaps at, at_epochs, notes, not_run, "
+            "paired, published"
         )
     if not isinstance(cuts, list) or not all(isinstance(cut, int) and 1 <= cut <= run.num_queries for cut in cuts):
         raise UsageError(f"{where}: got at={cuts}, expected numbers of queries from 1 to {run.num_queries}")
@@ -262,7 +275,9 @@ def summarise_search(run: RunResult) -> Result:
             rows.append(Row.of(known, label=strategy, metric=metric, unit="%", paper=paper, seeds=seeds, note=note))
     rows += [_difference_row(run, ours, reference) for ours, reference in pairs]
     for cut in cuts:
-        rows += _rows_after(run, cut, pairs)
+        rows += _rows_after(run, pairs, queries=cut)
+    for cut in lengths:
+        rows += _rows_after(run, pairs, epochs=cut)
     for other in others:
         if not isinstance(other, dict) or not {"label", "metric", "command"} <= set(other) <= _NOT_RUN:
             raise UsageError(f"{where}: not_run has {other!r}, expected label, metric, command, perhaps unit and paper")
@@ -279,10 +294,11 @@ def summarise_search(run: RunResult) -> Result:
     )
 
 
-def _rows_after(run: RunResult, queries: int, pairs: Sequence[Sequence[str]]) -> list[Row]:
-    """Test accuracies and differences as if every run had ended after so many queries."""
-    cut = replace(run, histories={name: history.within(queries) for name, history in run.histories.items()})
-    after = f" after {queries} queries"
+def _rows_after(run: RunResult, pairs: Sequence[Sequence[str]], **budget: int) -> list[Row]:
+    """Test accuracies and differences as if every run had ended after so many queries or epochs."""
+    cut = replace(run, histories={name: history.within(**budget) for name, history in run.histories.items()})
+    ((unit, number),) = budget.items()
+    after = f" after {number:,} {unit}" if unit == "epochs" else f" after {number} {unit}"
     rows = []
     for strategy, end in cut.outcomes.items():
         seeds = f"seed {run.seed}, runs {_ranges(end.runs[end.scored].tolist())}"
@@ -326,10 +342,13 @@ def _summary(
     best: Mapping[str, Any] | None,
     benchmark: Benchmark[Any],
     next_steps: str,
+    num_epochs: int | None,
 ) -> str:
     optimum = benchmark.optimum
     parts = [f"# Search in {benchmark.space.name}\n", _best_text(best, optimum)]
-    unfinished = [_unfinished(name, history) for name, history in histories.items()]
+    if num_epochs is not None:
+        parts.append(f"Every run ended before it would have exceeded {num_epochs:,} training epochs.\n")
+    unfinished = [_unfinished(name, history, num_epochs is not None) for name, history in histories.items()]
     if any(unfinished):
         parts.append("\n".join(line for line in unfinished if line) + "\n")
     parts.append(
@@ -341,6 +360,8 @@ def _summary(
     parts += _differences(outcomes)
     found = "genotype.json: the best architecture; " if best is not None else ""
     files = f"{found}trials.csv: every evaluation; regret.png, regret.pdf: progress over queries."
+    if uneven(histories):
+        files += " regret_epochs: over training epochs."
     if repeated(histories):
         files += " regret_ecdf: where the runs ended."
     if timed(histories):
@@ -363,10 +384,10 @@ def _best_text(best: Mapping[str, Any] | None, optimum: float | None) -> str:
     )
 
 
-def _unfinished(name: str, history: SearchHistory) -> str:
+def _unfinished(name: str, history: SearchHistory, limited: bool) -> str:
     """A line of Markdown on what is missing or failed, empty when all is well."""
     done, failed = int(history.done.sum()), int((history.status == Status.FAILED).sum())
-    total = history.status.numel()
+    total = done + failed if limited else history.status.numel()
     facts = [f"interrupted, {done + failed:,} of {total:,} evaluations finished"] if done + failed < total else []
     facts += [f"{failed:,} evaluations failed"] if failed else []
     return f"- {name}: {'; '.join(facts)}" if facts else ""
@@ -405,7 +426,11 @@ def _number(value: float) -> str:
 def _read_info(path: Path) -> dict[str, Any]:
     names = [name for name in RunResult.__dataclass_fields__ if name not in ("folder", "histories")]
     try:
-        info = {"final_valid": {}, **json.loads(path.read_text("utf-8"))}  # runs of older versions do not have it
+        info = {
+            "final_valid": {},
+            "num_epochs": None,
+            **json.loads(path.read_text("utf-8")),
+        }  # runs of older versions do not have it
         return {name: info[name] for name in names}
     except OSError:
         raise RunFolderError(

@@ -35,6 +35,7 @@ def report(
     queries: int | None = None,
     epochs: int | None = None,
     seconds: float | None = None,
+    strategies: list[str] | None = None,
 ) -> None:
     """Compare search runs, and keep the ledger of results.
 
@@ -54,6 +55,7 @@ def report(
         queries: Look at the first evaluations of each run only, this many.
         epochs: Look at what each run had before it exceeded this many training epochs, summed over its evaluations.
         seconds: Look at what each run had before it exceeded this many seconds on the benchmark's own clock.
+        strategies: Show these alone, in the table and in the figures, for example '[random, rank_nosh]'.
     """
     console = Console()
     page = ledger or check
@@ -73,7 +75,7 @@ def report(
     if runs and record is not None:
         _record(console, runs, record)
     if runs and not page and (record is None or output is not None):
-        _compare(console, runs, format, output, budget)
+        _compare(console, runs, format, output, budget, strategies)
     if page:
         _ledger(console, results, output or Path("RESULTS.md"), check)
 
@@ -116,11 +118,22 @@ def _record(console: Console, runs: Sequence[Path], folder: Path) -> None:
 
 
 def _compare(
-    console: Console, runs: Sequence[Path], format: Format, output: Path | None, budget: Mapping[str, Any]
+    console: Console,
+    runs: Sequence[Path],
+    format: Format,
+    output: Path | None,
+    budget: Mapping[str, Any],
+    strategies: Sequence[str] | None,
 ) -> None:
-    from lightning_nas.comparison import comparison_figures, comparison_table, load_runs, within_budget
+    from lightning_nas.comparison import (
+        chosen_strategies,
+        comparison_figures,
+        comparison_table,
+        load_runs,
+        within_budget,
+    )
 
-    found = load_runs(runs)
+    found = chosen_strategies(load_runs(runs), strategies)
     limits = [f"{value:,.10g} {name}" for name, value in budget.items() if value is not None]
     if limits:
         found = within_budget(found, **budget)

@@ -1,6 +1,7 @@
 """Whatever is imported here can be called by its class name alone, in YAML and on the command line."""
 
 import lightning_nas.benchmarks.cells
+import lightning_nas.benchmarks.columns
 import lightning_nas.benchmarks.live
 import lightning_nas.benchmarks.slopes
 import lightning_nas.benchmarks.tabular
@@ -8,6 +9,7 @@ import lightning_nas.callbacks.alpha_monitor
 import lightning_nas.callbacks.greedy
 import lightning_nas.callbacks.ledger
 import lightning_nas.callbacks.perturbation
+import lightning_nas.callbacks.pretrained
 import lightning_nas.callbacks.projector
 import lightning_nas.callbacks.search
 import lightning_nas.callbacks.selection
@@ -21,12 +23,14 @@ import lightning_nas.datamodules.jacobians
 import lightning_nas.datamodules.language
 import lightning_nas.datamodules.motifs
 import lightning_nas.datamodules.npz_images
+import lightning_nas.datamodules.pairs
 import lightning_nas.datamodules.torch_images
 import lightning_nas.datamodules.vision
 import lightning_nas.modules.arch2vec
 import lightning_nas.modules.classifier
 import lightning_nas.modules.contrastive
 import lightning_nas.modules.darts
+import lightning_nas.modules.pairwise_ranker
 import lightning_nas.modules.petri_dish
 import lightning_nas.modules.sequence_autoencoder
 import lightning_nas.nn.inner_loop
@@ -37,10 +41,13 @@ import lightning_nas.predictors.guided_search
 import lightning_nas.predictors.latent_search
 import lightning_nas.predictors.mlp
 import lightning_nas.predictors.petri_dish
+import lightning_nas.predictors.ranking
+import lightning_nas.predictors.siamese
 import lightning_nas.predictors.tuned
 import lightning_nas.search.candidate_bayesian
 import lightning_nas.search.evolution
 import lightning_nas.search.local
+import lightning_nas.search.nosh
 import lightning_nas.search.random
 import lightning_nas.spaces.darts
 import lightning_nas.spaces.functional

@@ -90,3 +90,12 @@ def test_trainings_are_collected_from_their_run_folders(tmp_path):
     assert [row.mean for row in found[1].rows] == pytest.approx([row.mean for row in training.rows])
     with pytest.raises(RunFolderError):
         comparison.collect_results([tmp_path / "empty"])
+
+
+def test_strategies_are_chosen_by_name():
+    runs = [result("a", "gp", "random"), result("b", "dngo", "random"), result("c", "evolution")]
+    chosen = comparison.chosen_strategies(runs, ["random", "gp"])
+    assert [(str(run.folder), list(run.histories)) for run in chosen] == [("a", ["random", "gp"]), ("b", ["random"])]
+    assert comparison.chosen_strategies(runs, None) == runs
+    with pytest.raises(UsageError, match=r"got the strategies \['bohb'\], expected some of \['gp', 'random', 'dngo'"):
+        comparison.chosen_strategies(runs, ["bohb"])

@@ -11,9 +11,10 @@ from lightning_nas.nascli import VERBS
 
 ALL = shipped_configs()
 TABULATIONS = {name: path for name, path in ALL.items() if name.startswith("tabulate/")}
+SCORES = {name: path for name, path in ALL.items() if name.startswith("score/")}
 COMPARISONS = {name: path for name, path in ALL.items() if "predictors:" in path.read_text().splitlines()}
 ANALYSES = {name: path for name, path in ALL.items() if name.startswith("analyze/")}
-CONFIGS = {name: path for name, path in ALL.items() if name not in TABULATIONS | COMPARISONS | ANALYSES}
+CONFIGS = {name: path for name, path in ALL.items() if name not in TABULATIONS | SCORES | COMPARISONS | ANALYSES}
 
 
 @pytest.fixture
@@ -77,6 +78,13 @@ def test_a_tabulation_parses(printed, name):
     assert config["output"].endswith(".npz")
 
 
+@pytest.mark.parametrize("name", SCORES)
+def test_a_scoring_parses(printed, name):
+    config = printed("score", "--config", name)
+    assert config["output"].endswith(".npz")
+    assert len(config["proxies"]) > 1
+
+
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_a_comparison_parses(printed, name):
     for library in ("lightgbm", "xgboost"):
@@ -92,7 +100,7 @@ def test_it_begins_with_what_it_is_and_how_to_run_it(name):
     commands = re.findall(r"lightning-nas (\w+)(?: \w+)?\s+--config (\S+)", comment)
     assert commands
     for verb, config in commands:
-        assert verb in (*VERBS, "tabulate", "compare", "analyze")
+        assert verb in (*VERBS, "tabulate", "compare", "score", "analyze")
         assert config == name
         assert resolve_config(config) == str(ALL[name])
 

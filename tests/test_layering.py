@@ -32,6 +32,7 @@ ALLOWED = {
     "metrics": CORE,
     "datamodules": CORE | {"workers"},
     "datamodules.motifs": CORE | {"benchmarks"},  # motifs come with the scores of an oracle
+    "datamodules.pairs": CORE | {"datamodules", "benchmarks"},  # accuracies in a table are its data
     "modules": CORE | {"metrics"},
     "workers": CORE,
     "benchmarks": CORE | {"workers"},
@@ -56,6 +57,7 @@ ALLOWED = {
     "short_names": None,
     "tabulate_cli": None,
     "compare_cli": None,
+    "score_cli": None,
     "configs": set(),
     "configurations": LEAVES,
     "nascli": None,  # everything

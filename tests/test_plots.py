@@ -243,3 +243,19 @@ def test_where_no_corner_is_free_the_legend_stands_beside_the_panel():
     assert len(legend.get_texts()) == 12
     assert legend.get_window_extent().x0 >= ax.get_window_extent().x1
     assert figure.get_figwidth() > 4.8
+
+
+def test_a_figure_over_epochs_where_evaluations_differ_in_length(tmp_path, monkeypatch, scores):
+    from lightning_nas import plots
+
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(path.name) or [path])
+    history = filled(*scores)
+    plots.search_figures({"random": history}, OPTIMUM, tmp_path / "regret")
+    assert drawn == ["regret", "regret_ecdf"]
+    drawn.clear()
+    history.charged[:, ::2] = 8
+    plots.search_figures({"random": history}, OPTIMUM, tmp_path / "regret")
+    assert drawn == ["regret", "regret_epochs", "regret_ecdf"]
+    points, _ = resampled(history, "epochs")
+    assert points[-1] == history.charged[:, :40].sum(dim=1).min()

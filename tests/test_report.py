@@ -15,6 +15,8 @@ from lightning_nas.report import TRIALS, find_runs, load_run, summarise_search, 
 from lightning_nas.search.history import SearchHistory
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.spaces.categorical import CategoricalSpace
+from lightning_nas.spaces.nasbench201 import NASBench201
+from lightning_nas.spaces.subset import Subset
 
 
 class Pairs(CategoricalSpace):
@@ -407,3 +409,25 @@ def test_an_unfinished_search_has_no_place_in_the_ledger(tmp_path, histories, ch
     run = load_run(leave_run(tmp_path, histories, **{"num_queries": 15, **changes}))
     with pytest.raises(UsageError, match=r"not finished \((gp|dngo)\)"):
         summarise_search(run)
+
+
+def test_a_genotype_among_some_members_names_the_space_that_they_are_from(tmp_path):
+    space = Subset(NASBench201(), [(1,) * 6, (2,) * 6])
+    pool = CandidatePool(space)
+    history = SearchHistory.empty(1, 1)
+    columns = history.begin(torch.tensor([[1]]), epochs=3)
+    history.complete(columns, *torch.full((3, 1, 1), 80.0).double())
+
+    class Two(Benchmark):
+        def evaluate(self, archs, epochs=None):
+            raise NotImplementedError
+
+        def identity(self):
+            return {"benchmark": "two"}
+
+    benchmark = Two()
+    benchmark.space = space
+    write_search_report(tmp_path, {"random": history}, pool, benchmark, "")
+    found = json.loads((tmp_path / "genotype.json").read_text())
+    assert found["space_class"]["class_path"] == "lightning_nas.spaces.nasbench201.NASBench201"
+    assert found["architecture"] == space.format((2,) * 6)

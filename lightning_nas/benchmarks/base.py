@@ -53,6 +53,8 @@ class Benchmark(ABC, Generic[A]):
         members: Indices of those that can be, ``(n,)``, where the benchmark knows a part of a finite space; None for
             all. Searches choose among them alone.
         epochs: Training epochs of an evaluation unless asked otherwise.
+        resumes: Whether an evaluation of more epochs goes on from one of fewer, so that only the difference is paid;
+            False where trainings of different lengths are different trainings.
         optimum: Best reachable test accuracy (of the members), or None when nobody knows it.
         on_result: Set it to follow long calls of :meth:`evaluate`: a benchmark that takes its time calls it with how
             many of the distinct architectures are done and how many there are, at the start and after each.
@@ -61,6 +63,7 @@ class Benchmark(ABC, Generic[A]):
     space: SearchSpace[A]
     members: LongTensor | None = None
     epochs: int
+    resumes: bool = False
     optimum: float | None = None
     on_result: Callable[[int, int], None] | None = None
 

@@ -64,6 +64,8 @@ class LiveBenchmark(Benchmark[A]):
             DARTS space. The trainings are the same, so stores are shared.
     """
 
+    resumes = True  # a training is kept when it is paused, and goes on bit for bit
+
     def __init__(
         self,
         space: SearchSpace,  # type: ignore[type-arg]  # jsonargparse would instantiate SearchSpace[A] itself

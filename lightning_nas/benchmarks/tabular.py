@@ -24,7 +24,8 @@ class TabularBenchmark(Benchmark[A]):
     ``space``.
 
     Searches select on ``<dataset>/valid@<epochs>`` and report ``<dataset>/test@<test_epochs>``, so the usual protocol
-    "reward: 12-epoch validation, report: 200-epoch test" is ``epochs=12, test_epochs=200``.
+    "reward: 12-epoch validation, report: 200-epoch test" is ``epochs=12, test_epochs=200``. A table with a column for
+    every epoch holds curves: there a search that trains a candidate on pays for the further epochs alone.
 
     Args:
         space: The search space whose members, or some of them, are the table's rows.
@@ -77,6 +78,9 @@ class TabularBenchmark(Benchmark[A]):
         self._cost: dict[int, Tensor | None] = {}
         self._test = torch.from_numpy(self.table.mean_over_seeds(f"{dataset}/test@{test_epochs}"))
         self.optimum = float(self._test.max())
+        # A column for every epoch is a curve; single ones are trainings of their own, each to the end of its schedule.
+        curve = {f"{dataset}/valid@{epoch}" for epoch in range(1, epochs + 1)}
+        self.resumes = epochs > 1 and curve <= set(self.table.columns)
         self._valid_at(epochs)
 
     def _valid_at(self, epochs: int) -> Tensor:

@@ -287,13 +287,13 @@ class RunParameters:
         views = (part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True))
         return [view.detach().requires_grad_() for view in views]
 
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        """One step down these gradients, shaped as the parameters are."""
+    def step(self, gradients: Sequence[Tensor], learning_rate: float, weight_decay: float = 0.0) -> None:
+        """One step down these gradients, shaped as the parameters are, and towards zero by ``weight_decay`` of them."""
         gradient = F.pad(torch.cat([g.flatten(1) for g in gradients], dim=1), (0, self.spare))
         step = self.steps[0].clone()
         adam(
             [self.values], [gradient], [self.first], [self.second], [], [step], fused=True, amsgrad=False, beta1=0.9,
-            beta2=0.999, lr=learning_rate, weight_decay=0.0, eps=1e-8, maximize=False,
+            beta2=0.999, lr=learning_rate, weight_decay=weight_decay, eps=1e-8, maximize=False,
         )  # fmt: skip
         self.steps.fill_(step)
 

@@ -88,13 +88,13 @@ class _Interpolated(Transform):
         self.accuracies, self.quantiles = accuracies, quantiles  # both rising, (m,)
 
     def forward(self, accuracies: Tensor) -> Tensor:
-        return _interpolate(accuracies.double(), self.accuracies, self.quantiles)
+        return interpolate(accuracies.double(), self.accuracies, self.quantiles)
 
     def backward(self, values: Tensor) -> Tensor:
-        return _interpolate(values.double(), self.quantiles, self.accuracies)
+        return interpolate(values.double(), self.quantiles, self.accuracies)
 
 
-def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     """Piecewise linear through rising knots, with the outermost pieces going on; one knot alone moves nothing."""
     if len(knots) == 1:
         return x - knots + values

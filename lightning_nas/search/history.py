@@ -40,6 +40,7 @@ class SearchHistory:
         cost: Seconds on the benchmark's own clock.
         status: :class:`Status` of each evaluation.
         arrival: How many scores its run had when the evaluation's own came; -1 until then.
+        charged: Epochs that were trained for it: fewer than ``epochs`` where a paused training went on; 0 where empty.
 
     Shapes:
         runs ``(R,)``; the others ``(R, T)``; scores float64.
@@ -54,6 +55,7 @@ class SearchHistory:
     cost: Tensor
     status: LongTensor
     arrival: LongTensor
+    charged: LongTensor
 
     @classmethod
     def empty(cls, runs: int | Sequence[int], capacity: int, seed: int = 0) -> SearchHistory:
@@ -69,7 +71,8 @@ class SearchHistory:
         blank = torch.full(shape, torch.nan, dtype=torch.float64)
         zeros = torch.zeros(shape, dtype=torch.long)
         return cls(
-            seed, numbers, zeros - 1, zeros, blank, blank.clone(), blank.clone(), zeros.clone(), zeros - 1  # type: ignore[arg-type]
+            seed, numbers, zeros - 1, zeros, blank, blank.clone(), blank.clone(), zeros.clone(), zeros - 1,  # type: ignore[arg-type]
+            zeros.clone(),  # type: ignore[arg-type]
         )  # fmt: skip
 
     @property
@@ -97,21 +100,48 @@ class SearchHistory:
         """Most evaluations per run, T."""
         return self.indices.shape[1]
 
-    def begin(self, indices: LongTensor, epochs: int | LongTensor) -> LongTensor:
-        """Enter ``(R, q)`` evaluations of as many epochs as running; returns their columns, ``(R, q)``."""
+    def begin(self, indices: LongTensor, epochs: int | LongTensor, resumed: bool = False) -> LongTensor:
+        """Enter ``(R, q)`` evaluations of as many epochs as running; returns their columns, ``(R, q)``.
+
+        Args:
+            indices: Candidates.
+            epochs: How long they are trained.
+            resumed: Whether a longer training goes on from an earlier, shorter one of the same candidate in its run,
+                and only the difference is paid.
+        """
         columns = self.count[:, None] + torch.arange(indices.shape[1])
+        lengths = torch.as_tensor(epochs).expand_as(indices)
+        before = self.epochs_before(indices) if resumed else 0
         self.indices.scatter_(1, columns, indices)
-        self.epochs.scatter_(1, columns, torch.as_tensor(epochs).expand_as(indices))
+        self.epochs.scatter_(1, columns, lengths)
+        self.charged.scatter_(1, columns, (lengths - before).clamp_min(0))
         self.status.scatter_(1, columns, int(Status.RUNNING))
         return columns  # type: ignore[return-value]
 
+    def epochs_before(self, indices: LongTensor) -> LongTensor:
+        """The most epochs that candidates ``(R, q)`` were asked to be trained for so far, 0 for newcomers."""
+        same = self.indices[:, None, : self.length] == indices[..., None]  # (R, q, T)
+        epochs = torch.where(same, self.epochs[:, None, : self.length], 0)
+        return torch.nn.functional.pad(epochs, (0, 1)).amax(dim=-1)  # type: ignore[return-value]
+
     def complete(self, columns: LongTensor, valid: Tensor, test: Tensor, cost: Tensor) -> None:
-        """Enter the scores ``(R, q)`` of running evaluations in the order they came; NaN in ``valid`` means failed."""
+        """Enter the scores ``(R, q)`` of running evaluations in the order they came; NaN in ``valid`` means failed.
+
+        The cost is that of the whole training; what an earlier part of it had cost its run is taken off.
+        """
         self.arrival.scatter_(1, columns, self.finished[:, None] + torch.arange(columns.shape[1]))
+        paid = self.charged.gather(1, columns) < self.epochs.gather(1, columns)
+        if bool(paid.any()):
+            cost = torch.where(paid, cost - self._cost_before(self.indices.gather(1, columns)), cost)  # type: ignore[arg-type]
         for mine, given in ((self.valid, valid), (self.test, test), (self.cost, cost)):
             mine.scatter_(1, columns, given)
         status = torch.where(valid.isnan(), int(Status.FAILED), int(Status.DONE))
         self.status.scatter_(1, columns, status)
+
+    def _cost_before(self, indices: LongTensor) -> Tensor:
+        """Seconds that candidates ``(R, q)`` have cost so far, 0 for newcomers."""
+        same = (self.indices[:, None] == indices[..., None]) & self.done[:, None]  # (R, q, T)
+        return torch.where(same, self.cost.nan_to_num(nan=0.0)[:, None], 0.0).sum(dim=-1)
 
     def incumbents(self) -> LongTensor:
         """Column of the best validation accuracy up to each evaluation, the first of equals, ``(R, T)``.
@@ -185,7 +215,7 @@ class SearchHistory:
         if over == "queries":
             return finished.double().cumsum(dim=1)
         if over == "epochs":
-            return torch.where(finished, self.epochs, 0).double().cumsum(dim=1)
+            return torch.where(finished, self.charged, 0).double().cumsum(dim=1)
         if over != "seconds":
             raise UsageError(f"budget: got {over!r}, expected queries, epochs or seconds")
         if unknown := int((self.done & self.cost.isnan()).sum()):
@@ -232,9 +262,12 @@ class SearchHistory:
     def from_state_dict(cls, state: Mapping[str, Any]) -> SearchHistory:
         """The inverse of :meth:`state_dict`; raises ``SearchStateError`` for anything else."""
         names = {f.name for f in fields(cls)}
-        if set(state) == names - {"arrival"}:  # from before searches were asynchronous: the order is that of asking
+        missing = names - set(state)
+        if missing in ({"arrival"}, {"arrival", "charged"}):  # from before they were asynchronous: in order of asking
             columns = torch.arange(state["status"].shape[1]).expand_as(state["status"])
             state = {**state, "arrival": torch.where(state["status"] >= Status.DONE, columns, -1)}
+        if set(state) == names - {"charged"}:  # from before paused trainings went on: each was paid in full
+            state = {**state, "charged": state["epochs"].clone()}
         if set(state) != names:
             raise SearchStateError(f"search history: got the entries {sorted(state)}, expected {sorted(names)}")
         return cls(**state)

@@ -24,30 +24,56 @@ def search_rounds(
     benchmark: Benchmark[Any],
     batch_size: int = 1,
     start: int | None = None,
+    budget: int | None = None,
 ) -> Iterator[SearchHistory]:
     """Fill the history to its capacity; yields it after every round, when it is safe to be saved.
 
-    The number of rounds depends on capacity and start alone, so processes that hold different runs (or none) stay in
-    step.
+    The number of rounds depends on the strategy, capacity and start alone, so processes that hold different runs (or
+    none) stay in step.
 
     Args:
         strategy: Chooses candidates.
         history: R runs, continued from where they are; changed in place.
         pool: The candidates.
         benchmark: Scores them.
-        batch_size: Candidates per run and round, q.
+        batch_size: Candidates per run and round, q, unless the strategy says how many.
         start: Evaluations made before; None to see it from the history, which a process without runs cannot.
+        budget: Training epochs of each run: evaluations that would exceed it in every run are not made, and nothing is
+            yielded but the history as it is.
     """
-    for done in range(history.length if start is None else start, history.capacity, batch_size):
-        width = min(batch_size, history.capacity - done)
-        if len(history.runs):
+    done = history.length if start is None else start
+    while done < history.capacity:
+        asked = width = min(strategy.round_size(done) or batch_size, history.capacity - done)
+        if len(history.runs) and (budget is None or _left(history, budget)):
             chosen = strategy.ask(history, pool, width)
             epochs = strategy.fidelity(history, chosen)
-            columns = history.begin(chosen, benchmark.epochs if epochs is None else epochs)
-            scores = _evaluate(benchmark, pool.architectures(chosen), epochs)
-            history.complete(columns, *(column.view(chosen.shape) for column in scores))
-            strategy.tell(history)
+            lengths = torch.full_like(chosen, benchmark.epochs) if epochs is None else epochs
+            resumed = benchmark.resumes and strategy.resumes
+            if budget is not None:
+                width = _affordable(history, chosen, lengths, resumed, budget)  # type: ignore[arg-type]
+                chosen, lengths = chosen[:, :width], lengths[:, :width]  # type: ignore[assignment]
+                epochs = None if epochs is None else epochs[:, :width]  # type: ignore[assignment]
+            if width:
+                columns = history.begin(chosen, lengths, resumed)  # type: ignore[arg-type]
+                scores = _evaluate(benchmark, pool.architectures(chosen), epochs)
+                history.complete(columns, *(column.view(chosen.shape) for column in scores))
+                strategy.tell(history)
+            if width < asked:
+                budget = 0  # what comes next would exceed it
         yield history
+        done += asked  # whatever was affordable: processes stay in step
+
+
+def _left(history: SearchHistory, budget: int) -> bool:
+    """Whether any run has epochs left."""
+    return int(history.charged.sum(dim=1).min()) < budget
+
+
+def _affordable(history: SearchHistory, chosen: LongTensor, epochs: LongTensor, resumed: bool, budget: int) -> int:
+    """How many of the candidates asked for, ``(R, q)``, some run can pay for."""
+    before = history.epochs_before(chosen) if resumed else 0
+    spent = history.charged.sum(dim=1, keepdim=True) + (epochs - before).clamp_min(0).cumsum(dim=1)
+    return int((spent <= budget).any(dim=0).sum())
 
 
 def _evaluate(benchmark: Benchmark[A], archs: list[A], epochs: Tensor | None) -> Evaluations:
@@ -95,7 +121,8 @@ def search_asynchronously(
         while (history.status == Status.EMPTY).any() and _under_way(history).sum() < benchmark.parallelism:
             row = _next_run(history)
             chosen, epochs = _propose(strategy, history, pool, row)
-            submit(row, int(history.run(row).begin(chosen, benchmark.epochs if epochs is None else epochs)))
+            lengths = benchmark.epochs if epochs is None else epochs
+            submit(row, int(history.run(row).begin(chosen, lengths, benchmark.resumes and strategy.resumes)))
 
     missing = int((history.status < Status.DONE).sum())
     for row, column in (history.status == Status.RUNNING).nonzero().tolist():

@@ -31,6 +31,15 @@ class SearchStrategy(ABC):
         """Whether the columns stay in the order of asking in an asynchronous search, instead of that of arrival."""
         return False
 
+    @property
+    def resumes(self) -> bool:
+        """Whether a candidate that is asked for again goes on from where its training was paused, if it can."""
+        return True
+
+    def round_size(self, done: int) -> int | None:
+        """Candidates to ask for at once after so many evaluations of a run; None for the search's own number."""
+        return None
+
     @abstractmethod
     def propose(self, history: SearchHistory, pool: CandidatePool[Any]) -> LongTensor:
         """One candidate for every run, ``(R,)``, not tried before in that run.

@@ -54,6 +54,34 @@ class FunctionalEncoding(Encoding):
         return torch.cat([number > 0, number, live, counts.flatten(1)], dim=1).float()
 
 
+def live_graphs(space: FiniteSpace[Any], members: LongTensor | None = None) -> CellGraph:
+    """Graphs without what carries no signal: vertices on no live path become padding, their arcs are gone.
+
+    Args:
+        space: The search space.
+        members: Indices of members, ``(n,)``; None for all.
+
+    Example:
+        >>> from lightning_nas.spaces.nasbench201 import NASBench201
+        >>> space = NASBench201()
+        >>> cell = space.parse("|none~0|+|skip_connect~0|nor_conv_3x3~1|+|none~0|none~1|nor_conv_1x1~2|")
+        >>> live_graphs(space, torch.tensor([space.index(cell)])).ops[0].tolist()  # the 3x3 is fed by nobody
+        [0, -1, 4, -1, -1, -1, 1, 6]
+    """
+    ops, adjacency = space.all_graphs() if members is None else space.graphs_at(members)
+    dead = torch.tensor([label for label, name in enumerate(space.vertex_labels) if name in _ZEROS], dtype=ops.dtype)
+    there = (ops >= 0) & ~torch.isin(ops, dead)
+    arcs = adjacency.bool()
+    fed = there & ~arcs.any(dim=1)  # from outside; what only dead vertices feed is not
+    read = there & (ops == len(space.vertex_labels) - 1)
+    arcs = arcs & there[:, :, None] & there[:, None, :]
+    for _ in range(ops.shape[1]):
+        fed = fed | (arcs & fed[:, :, None]).any(dim=1)
+        read = read | (arcs & read[:, None, :]).any(dim=2)
+    live = fed & read
+    return CellGraph(torch.where(live, ops, -1), arcs & live[:, :, None] & live[:, None, :])
+
+
 class PathSequence(SequenceEncoding):
     """The labels along each path that carries a signal, longest paths first, as one sequence.
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -17,10 +18,12 @@ from lightning_nas.benchmarks.store import Result, ResultStore
 from lightning_nas.errors import BenchmarkDataError, EvaluationError, SpaceError, UsageError
 from lightning_nas.nn.training import TrainingRecipe
 from lightning_nas.search.history import SearchHistory, Status
-from lightning_nas.search.loop import search_asynchronously
+from lightning_nas.search.loop import search_asynchronously, search_rounds
+from lightning_nas.search.nosh import NOSH
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.random import RandomSearch
 from lightning_nas.spaces.nasbench201 import NASBench201
+from lightning_nas.spaces.subset import Subset
 from lightning_nas.workers import local
 from tests.benchmarks.stripes import CONV, MIXED, POOL, RECIPE, SKIP, Stripes, TroubledSpace, alive, make, until
 
@@ -269,6 +272,30 @@ def test_an_asynchronous_search_of_real_trainings(tmp_path, make_live):
     scores = bench.evaluate(CandidatePool(space).architectures(history.indices))
     assert torch.equal(history.valid.flatten(), scores.valid)
     assert torch.equal(history.cost.flatten(), scores.cost)
+
+
+def test_halving_pauses_and_goes_on_bit_for_bit_whoever_is_killed(tmp_path, make_live):
+    """NOSH on two workers, one of which is killed, against trainings from the start without a pause."""
+    recipe = replace(RECIPE, epochs=3)
+    space, some = NASBench201(), [CONV, SKIP, POOL, MIXED, (3, 3, 3, 3, 3, 3), (1, 2, 3, 2, 1, 3)]
+    cells = Subset(space, [space.canonical(cell) for cell in some])
+    strategy, pool = NOSH((1, 3), num_initial=4, num_proposals=2), CandidatePool(cells)
+    troubled = Subset(TroubledSpace(tmp_path, dies_once=CONV), cells.architectures)
+    history = SearchHistory.empty(1, 9)
+    bench = make_live(space=troubled, workers=2, recipe=recipe)
+    for _ in search_rounds(strategy, history, CandidatePool(troubled), bench):
+        pass
+    bench.close()
+    assert (tmp_path / "died").exists()
+    assert history.epochs[0].tolist() == [1, 1, 1, 1, 3, 3, 1, 1, 3]
+    assert history.charged[0].tolist() == [1, 1, 1, 1, 2, 2, 1, 1, 2]
+    (tmp_path / "anew").mkdir()
+    with closing(make(tmp_path / "anew", recipe=recipe)) as straight:
+        for epochs in (3, 1):  # the longer ones first: nothing is there to go on from
+            columns = (history.epochs[0] == epochs).nonzero()[:, 0]
+            expected = straight.evaluate(pool.architectures(history.indices[0, columns]), epochs)
+            assert torch.equal(history.valid[0, columns], expected.valid)
+            assert torch.equal(history.test[0, columns], expected.test)
 
 
 def test_close_leaves_no_worker_and_a_later_evaluation_starts_anew(tmp_path, make_live):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from scipy.stats import spearmanr
 
@@ -90,3 +91,24 @@ def test_its_recipe_gives_its_numbers(table, cells):
         ours = [result.test for result in results]
         np.testing.assert_allclose(ours, table["digits/test@12"][index], atol=6)
         np.testing.assert_allclose(np.mean(ours), table["digits/test@12"][index].mean(), atol=3)
+
+
+def test_its_proxies_are_whole_and_what_their_configuration_gives(cells):
+    """One cell is scored again, with the images that the command draws."""
+    from lightning_nas.benchmarks.proxy_scores import ProxyJob, ProxyTask
+    from lightning_nas.score_cli import _shown
+
+    found = read_table(SHIPPED / "nasbench201-digits-proxies.npz")
+    assert found.path.stat().st_size < 1e6
+    members = found["member"]
+    assert np.array_equal(np.sort(members), cells.representatives.unique().numpy())
+    config = yaml.safe_load(shipped_configs()["score/nasbench201_digits"].read_text())
+    data = DigitsDataModule(**config["images"]["init_args"])
+    sizes = {"in_channels": 1, "num_classes": 10, **config["sizes"]}
+    names = ("synflow", "naswot", "snip")
+    job = ProxyJob(cells, sizes, *_shown(data, config["num_images"], 0), names, config["num_initialisations"])
+    again = job.run(ProxyTask(0, (int(members[7]),)))
+    for name in names:
+        np.testing.assert_allclose(again[f"proxy/{name}"][0], found[f"proxy/{name}"][7], rtol=1e-3)
+    accuracy = TabularBenchmark(cells, "nasbench201-digits", "digits", 12, 12).lookup(torch.from_numpy(members)).test
+    assert spearmanr(found["proxy/synflow"][:, 0], accuracy).statistic > 0.8

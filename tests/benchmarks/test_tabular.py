@@ -197,3 +197,11 @@ def test_real_table(cells, real_table, dataset, best, at):
     scores = benchmark.lookup(torch.arange(len(cells)))
     assert scores.test.argmax() == at
     assert benchmark.evaluate([cells[at]]).valid == scores.valid[at]
+
+
+def test_trainings_go_on_where_the_table_has_curves(folder):
+    assert not toy(epochs=9).resumes  # epochs 1 and 9: two trainings, each to the end of its schedule
+    assert not toy().resumes
+    curve = {f"toy/valid@{epoch}": np.arange(6.0) + epoch for epoch in range(1, 10)}
+    write_table(folder / "curves.npz", {"space": "pairs"}, COLUMNS | curve)
+    assert toy(table="curves", epochs=9).resumes

@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
+from lightning_nas.benchmarks.table import write_table
 from lightning_nas.benchmarks.tabular import TabularBenchmark
 from lightning_nas.callbacks.search import SearchCallback
 from lightning_nas.datamodules.cells import CellDataModule
@@ -14,13 +15,15 @@ from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.modules.arch2vec import Arch2Vec
 from lightning_nas.predictors.dngo import DNGO
 from lightning_nas.predictors.gp import GaussianProcess
+from lightning_nas.predictors.ranking import RankingMLP
 from lightning_nas.predictors.supervised_gin import SupervisedGIN
-from lightning_nas.report import load_run
+from lightning_nas.report import load_run, summarise_search
 from lightning_nas.search.bayesian import BayesianSearch
 from lightning_nas.search.evolution import RegularizedEvolution
 from lightning_nas.search.history import SearchHistory, Status
 from lightning_nas.search.local import LocalSearch
 from lightning_nas.search.loop import best_so_far, search_rounds
+from lightning_nas.search.nosh import NOSH
 from lightning_nas.search.pool import CandidatePool
 from lightning_nas.search.random import RandomSearch
 from lightning_nas.search.reinforce import Reinforce
@@ -617,3 +620,82 @@ def test_a_live_search_takes_one_process(tmp_path, benchmark, monkeypatch):
 def test_asynchronous_searches_have_no_rounds(benchmark):
     with pytest.raises(UsageError, match="one candidate at a time"):
         SearchCallback(benchmark, free_strategies(), batch_size=2, asynchronous=True)
+
+
+@pytest.fixture
+def curves(tmp_path):
+    """A table with a column for every epoch, so that trainings can be paused."""
+    rng = np.random.default_rng(0)
+    columns = {f"toy/valid@{epoch}": 50 + 5 * epoch + 10 * rng.random(81) for epoch in (1, 2, 3)}
+    write_table(tmp_path / "curves.npz", {"space": "tiny"}, columns | {"toy/test@3": columns["toy/valid@3"]})
+    return TabularBenchmark(SPACE, str(tmp_path / "curves.npz"), "toy", epochs=3, test_epochs=3)
+
+
+def halving():
+    ranker = RankingMLP(hidden_dim=8, num_steps=5)
+    return NOSH((1, 3), ranker, OneHotEncoding(), num_initial=8, num_proposals=4)
+
+
+def test_every_strategy_ends_where_its_epochs_are_spent(tmp_path, curves):
+    strategies = {"random": RandomSearch(), "nosh": halving()}
+    search(tmp_path / "run", curves, strategies, num_queries=50, num_epochs=30)
+    run = load_run(tmp_path / "run")
+    assert run.num_epochs == 30
+    spent = {name: history.charged.sum(dim=1).tolist() for name, history in run.histories.items()}
+    assert spent["random"] == [30] * 3  # ten trainings of three epochs
+    assert spent["nosh"] == [halving().budget(run.histories["nosh"].length)] * 3
+    assert 28 <= spent["nosh"][0] <= 30
+    summary = (tmp_path / "run" / "summary.md").read_text()
+    assert "30 training epochs" in summary
+    assert "interrupted" not in summary
+    assert "regret_epochs" in summary
+    before = contents(tmp_path / "run" / "search")
+    search(tmp_path / "run", curves, strategies, num_queries=50, num_epochs=30)  # finished: reported again
+    assert histories_in(tmp_path / "run").keys() == {"random", "nosh"}
+    assert {path.name for path in before} == {"nosh.pt", "random.pt", "search.json"}
+    longer = search(tmp_path / "run", curves, strategies, num_queries=50, num_epochs=60)
+    assert longer.num_epochs == 60
+    search(tmp_path / "whole", curves, strategies, num_queries=50, num_epochs=60)
+    assert_same_searches(tmp_path / "run", tmp_path / "whole")
+
+
+def test_the_ledger_has_rows_after_numbers_of_epochs(tmp_path, curves):
+    entry = dict.fromkeys(("name", "title", "source", "reference_protocol", "our_protocol", "scale"), "x")
+    entry |= {"name": "x/y", "at_epochs": [15], "paired": [["nosh", "random"]]}
+    strategies = {"random": RandomSearch(), "nosh": halving()}
+    search(tmp_path / "run", curves, strategies, num_queries=50, num_epochs=30, ledger=entry)
+    rows = summarise_search(load_run(tmp_path / "run")).rows
+    assert [row.label for row in rows if row.metric == "test accuracy after 15 epochs"] == ["random", "nosh"]
+    assert any(row.metric.startswith("test accuracy after 15 epochs, paired") for row in rows)
+    history = load_run(tmp_path / "run").histories["random"].within(epochs=15)
+    assert history.count.tolist() == [5] * 3
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_killed_halving_goes_on_exactly(tmp_path, curves, monkeypatch, stop):
+    strategies = {"nosh": halving()}
+    search(tmp_path / "whole", curves, strategies, num_queries=50, num_epochs=40)
+    save, count = SearchCallback._save, iter(range(100))
+
+    def killed(self, *arguments):
+        save(self, *arguments)
+        if next(count) == stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchCallback, "_save", killed)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            search(tmp_path / "killed", curves, strategies, num_queries=50, num_epochs=40)
+    part = histories_in(tmp_path / "killed")["nosh"]["status"].count_nonzero()
+    assert 0 < part < histories_in(tmp_path / "whole")["nosh"]["status"].count_nonzero()
+    search(tmp_path / "killed", curves, {"nosh": halving()}, num_queries=50, num_epochs=40)
+    assert_same_searches(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_what_searches_in_rounds_is_not_asked_asynchronously(benchmark):
+    with pytest.raises(UsageError, match="leave 'asynchronous' out"):
+        SearchCallback(benchmark, {"nosh": halving()}, asynchronous=True)
+    with pytest.raises(UsageError, match="epochs are counted in rounds"):
+        SearchCallback(benchmark, {"random": RandomSearch()}, asynchronous=True, num_epochs=5)
+    with pytest.raises(UsageError, match="num_epochs=0"):
+        SearchCallback(benchmark, {"random": RandomSearch()}, num_epochs=0)

@@ -109,7 +109,7 @@ def written():
         history = SearchHistory.empty(len(indices) if runs is None else runs, capacity or width, seed)
         for run, (members, values) in enumerate(zip(indices, valid, strict=True)):
             for column, (member, value) in enumerate(zip(members, values, strict=True)):
-                history.indices[run, column], history.epochs[run, column] = member, 3
+                history.indices[run, column], history.epochs[run, column], history.charged[run, column] = member, 3, 3
                 history.status[run, column] = 1 if value is ... else 3 if value is None else 2
                 if value is not None and value is not ...:
                     history.valid[run, column], history.test[run, column] = value, 100 - value

@@ -248,7 +248,7 @@ def arrived():
     rng = np.random.default_rng(0)
     history = SearchHistory.empty(5, 12, seed=3)
     history.begin(torch.from_numpy(rng.random((5, 30)).argsort(1)[:, :10].copy()), 12)
-    history.epochs[:, ::3] = 108
+    history.epochs[:, ::3] = history.charged[:, ::3] = 108
     for run in range(5):
         for place in rng.permutation(10)[: 10 - run].tolist():
             scores = torch.from_numpy(rng.uniform(10, 90, (3, 1, 1)))
@@ -311,3 +311,30 @@ def test_budgets_that_cannot_be_kept(written):
     with pytest.raises(UsageError, match="got 'days'"):
         history.spent("days")
     assert not SearchHistory.empty(1, 2).timed
+
+
+def test_what_goes_on_pays_for_the_rest_alone():
+    history = SearchHistory.empty(2, 6)
+    first = history.begin(torch.tensor([[3, 5], [5, 3]]), 4, resumed=True)
+    history.complete(first, *(torch.full((2, 2), value).double() for value in (80.0, 79.0, 40.0)))
+    second = history.begin(torch.tensor([[5], [7]]), 12, resumed=True)
+    history.complete(second, *(torch.full((2, 1), value).double() for value in (90.0, 89.0, 120.0)))
+    assert history.charged[:, :3].tolist() == [[4, 4, 8], [4, 4, 12]]
+    assert history.spent("epochs")[:, 2].tolist() == [16.0, 20.0]
+    assert history.cost[:, 2].tolist() == [80.0, 120.0]
+    assert history.spent("seconds")[:, 2].tolist() == [160.0, 200.0]
+    again = history.begin(torch.tensor([[5], [7]]), 12, resumed=True)
+    assert history.charged.gather(1, again).tolist() == [[0], [0]]
+    anew = history.begin(torch.tensor([[5], [5]]), 12)
+    assert history.charged.gather(1, anew).tolist() == [[12], [12]]
+    kept = history.within(epochs=16)
+    assert kept.count.tolist() == [3, 2]
+    assert torch.equal(kept.charged, torch.tensor([[4, 4, 8, 0, 0, 0], [4, 4, 0, 0, 0, 0]]))
+
+
+def test_histories_from_before_trainings_went_on_were_paid_in_full(written):
+    state = written([[1, 2]], [[80.0, 81.0]]).state_dict()
+    del state["charged"]
+    assert torch.equal(SearchHistory.from_state_dict(state).charged, state["epochs"])
+    del state["arrival"]
+    assert torch.equal(SearchHistory.from_state_dict(state).charged, state["epochs"])

@@ -7,7 +7,7 @@ import torch
 
 from lightning_nas.errors import EncodingError
 from lightning_nas.spaces.darts import DARTSCell, DARTSNetwork
-from lightning_nas.spaces.functional import FunctionalEncoding, PathSequence, live_paths
+from lightning_nas.spaces.functional import FunctionalEncoding, PathSequence, live_graphs, live_paths
 from lightning_nas.spaces.nasbench101 import NASBench101
 from lightning_nas.spaces.nasbench201 import NASBench201
 from lightning_nas.spaces.subset import Subset
@@ -109,3 +109,19 @@ def test_what_cannot_be_is_said():
         FunctionalEncoding().encode(DARTSNetwork())
     with pytest.raises(EncodingError, match="at least 1"):
         FunctionalEncoding(0)
+
+
+def test_live_graphs_are_what_the_paths_say(cells):
+    """A vertex stays where some live path leads through it; the labels on all live paths are those that stay."""
+    members = torch.arange(0, len(cells), 37)
+    whole, pruned = cells.graphs_at(members), live_graphs(cells, members)
+    dead = [cells.vertex_labels.index("none")]
+    _, labels = live_paths(whole, len(cells.vertex_labels), dead)
+    kept = torch.nn.functional.one_hot(pruned.ops + 1, len(cells.vertex_labels) + 1)[..., 1:].sum(dim=1)
+    torch.testing.assert_close(kept[:, :-1], labels[:, :-1])
+    assert torch.equal(kept[:, -1] > 0, labels.any(dim=1))  # the output stays where anything arrives
+    gone = pruned.ops < 0
+    assert gone.any()
+    assert not (pruned.adjacency & (gone[:, :, None] | gone[:, None, :])).any()
+    assert torch.equal(pruned.adjacency, whole.adjacency & ~gone[:, :, None] & ~gone[:, None, :])
+    assert torch.equal(live_graphs(cells).ops[members], pruned.ops)
