@@ -21,7 +21,7 @@ from lightning_nas.errors import SearchStateError, UsageError
 from lightning_nas.files import write_atomically
 from lightning_nas.modules.darts import DARTS, Images
 from lightning_nas.modules.supernet_scores import accuracy_without, copied, missed_most
-from lightning_nas.nn.mixing import describe_mixing
+from lightning_nas.nn.described import described
 
 _TUNING = 1_000_000  # epochs of a selection draw other batches than those of the training
 
@@ -205,7 +205,7 @@ class _Perturbation:
         return {
             "tune_epochs": settings.tune_epochs, "lr": settings.lr, "min_lr": settings.min_lr, "mode": settings.mode,
             "seed": self.seed, "data": json.dumps(self.data.identity(), default=str), "order": module.order,
-            "mixing": json.dumps(describe_mixing(module.mixing)), "clip": module.clip, "start": self._start,
+            "mixing": json.dumps(described(module.mixing)), "clip": module.clip, "start": self._start,
             "optimizers": str([_settings_of(self.weights), _settings_of(self.alpha)]),
             "processes": self.trainer.world_size,
         }  # fmt: skip

@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 
 from lightning_nas.errors import UsageError
 from lightning_nas.modules.classifier import PercentAccuracy
-from lightning_nas.nn.mixing import Mixing, SoftmaxMixing, describe_mixing, make_mixing
+from lightning_nas.nn.described import described, made
+from lightning_nas.nn.mixing import Mixing, SoftmaxMixing
 from lightning_nas.nn.supernet import Mixture, Supernet, frozen_statistics
 from lightning_nas.spaces.base import SearchSpace
 from lightning_nas.spaces.config import describe_space, make_space
@@ -113,8 +114,8 @@ class DARTS(LightningModule):
                 f"DARTS: the space {self.space.name!r} has no supernet; expected NASBench201 or DARTSNetwork"
             )
         self.save_hyperparameters(ignore=["optimizer", "alpha_optimizer", "space", "mixing"])
-        mixing = make_mixing(mixing) if isinstance(mixing, dict) else mixing or SoftmaxMixing()
-        self.save_hyperparameters({"space": describe_space(self.space), "mixing": describe_mixing(mixing)})
+        mixing = made(mixing) or SoftmaxMixing()
+        self.save_hyperparameters({"space": describe_space(self.space), "mixing": described(mixing)})
         self.sizes = dict(sizes or {})
         self.mixing: Mixing = mixing
         self.order, self.epsilon, self.seed = order, epsilon, seed

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -182,17 +180,3 @@ def on_simplex(weights: Tensor, active: Tensor) -> Tensor:
 
 def _normalised(weights: Tensor) -> Tensor:
     return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-
-
-def describe_mixing(mixing: Mixing) -> dict[str, Any]:
-    """Class path and arguments of a mixing that keeps them as attributes, as configurations have them."""
-    kind = type(mixing)
-    arguments = {name: getattr(mixing, name) for name in inspect.signature(kind).parameters}
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
-
-
-def make_mixing(described: dict[str, Any]) -> Mixing:
-    """A mixing from its class path and arguments, the inverse of :func:`describe_mixing`."""
-    module, _, name = str(described["class_path"]).rpartition(".")
-    mixing: Mixing = getattr(import_module(module), name)(**described.get("init_args") or {})
-    return mixing

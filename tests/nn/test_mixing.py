@@ -2,13 +2,12 @@ import pytest
 import torch
 
 from lightning_nas.errors import UsageError
+from lightning_nas.nn.described import described, made
 from lightning_nas.nn.mixing import (
     DirichletMixing,
     PerturbedMixing,
     SoftmaxMixing,
     UniformMixing,
-    describe_mixing,
-    make_mixing,
     masked_softmax,
     on_simplex,
 )
@@ -78,7 +77,7 @@ def test_the_divergence_is_zero_at_concentration_one():
 
 @pytest.mark.parametrize("mixing", [PerturbedMixing("gaussian", 0.0, 0.1, 3), DirichletMixing(0.5), UniformMixing()])
 def test_a_mixing_can_be_made_again(mixing):
-    again = make_mixing(describe_mixing(mixing))
+    again = made(described(mixing))
     assert type(again) is type(mixing)
     assert vars(again) == vars(mixing)
 
