@@ -54,6 +54,7 @@ def test_configurations_of_the_commands_parse(args, capsys, tmp_path):
     assert stop.value.code == 0
     model = "contrastive.ContrastiveEncoder" if "contrastive" in " ".join(args) else "arch2vec.Arch2Vec"
     model = "darts.DARTS" if "darts/nasbench201_digits" in args else model
+    model = "petri_dish.PetriDish" if "petri_dish" in " ".join(args) else model
     model = "classifier.ImageClassifier" if args[0] == "retrain" else model
     assert f"class_path: lightning_nas.modules.{model}" in capsys.readouterr().out
 
