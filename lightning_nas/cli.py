@@ -23,8 +23,8 @@ Train and search (a PyTorch Lightning command line; --config takes a file or the
 Data and results:
   data       prepare published benchmark tables, list what is there, tell what a table is worth
   tabulate   train a whole search space on your data: a benchmark table of your own
-  score      score untrained networks of a search space by training-free proxies
   compare    compare performance predictors on the same random architectures
+  score      score untrained networks of a search space by training-free proxies
   spaces     list the search spaces, look at single architectures
   report     compare finished runs, render the results ledger
   analyze    look into what a trained embedding is worth: performance, regression, transfer, walk, tsne, …
