@@ -6,7 +6,6 @@ All in turn; wall seconds, medians. Then how time grows with motifs.
 """
 
 import statistics
-import sys
 import time
 
 import torch
@@ -91,7 +90,6 @@ def main():
         times.add(
             f"{count} motifs; beside: {MOTIFS} motifs, ours times {count / MOTIFS:.3g}", many, base * count / MOTIFS
         )
-    times.add()
     times.keep(f"{MOTIFS} motifs, {STEPS} steps of Adam, 33 weights, double precision")
 
 
