@@ -132,7 +132,8 @@ class InnerLoop:
             limit.
         segment: Steps whose states are kept at a time for the gradient. None (default) keeps all: ``4 * num_steps``
             tensors of the size of the weights with Adam, two with SGD. The root of ``num_steps`` needs least memory and
-            one more pass of the training.
+            one more pass of the training. Counted for 1,000 motifs of 33 weights and 250 steps of Adam that is 264 MB
+            without and 30 MB with segments of 16.
     """
 
     optimizer: InnerOptimizer = InnerAdam()

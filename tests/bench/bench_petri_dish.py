@@ -2,13 +2,10 @@
 
 ``python -m tests.bench.bench_petri_dish``: 250 inner steps of Adam, 18 motifs, the released code's networks of 33
 weights. The plain versions differentiate through ``torch.autograd.grad(…, create_graph=True)``, as published code does.
-All in turn; wall seconds, medians. Then how time grows with motifs, and what memory the chain takes.
+All in turn; wall seconds, medians. Then how time grows with motifs.
 """
 
-import resource
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
@@ -69,23 +66,6 @@ def timed(work, *args):
     return time.perf_counter() - start
 
 
-def peak(count, segment):
-    """MB that an outer step takes, measured in a process of its own."""
-    code = f"from tests.bench.bench_petri_dish import grow; grow({count}, {segment})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-def grow(count, segment):
-    """Print by how many MB this process grows in an outer step."""
-    torch.set_num_threads(1)
-    dish = PetriDish(loop=InnerLoop(segment=segment))
-    our_step(dish, *motifs_and_scores(2))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    our_step(dish, *motifs_and_scores(count))
-    sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}\n")
-
-
 def main():
     """Measure, print and keep."""
     torch.set_num_threads(1)
@@ -110,9 +90,6 @@ def main():
         times.add(
             f"{count} motifs; beside: {MOTIFS} motifs, ours times {count / MOTIFS:.3g}", many, base * count / MOTIFS
         )
-    times.add(
-        "memory of 1,000 motifs in segments of 16 steps; beside: all kept", peak(1000, 16), peak(1000, None), "MB"
-    )
     times.keep(f"{MOTIFS} motifs, {STEPS} steps of Adam, 33 weights, double precision")
 
 

@@ -10,7 +10,7 @@ from tests.datamodules.test_motifs import SPACE, make_benchmark
 
 
 def make_predictor(**changes):
-    given = {"network": SlopeNetwork(4, 3, 5), "loop": InnerLoop(InnerAdam(0.1), 40), "stages": [(30, 0.05)]}
+    given = {"network": SlopeNetwork(4, 3, 5), "loop": InnerLoop(InnerAdam(0.1), 60), "stages": [(60, 0.1)]}
     return PetriDishPredictor(**given | changes)
 
 
