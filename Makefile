@@ -69,8 +69,9 @@ supernets: $(VENV)/.run  ## Differentiable search on digits: nine supernets with
 	$(BIN)/lightning-nas analyze selections --config analyze/supernets_digits --record docs/results
 	$(BIN)/lightning-nas report --ledger
 
-# Small supernets on CIFAR-10, whose cells are looked up: the file of images, and what each variant changes.
-IMAGES ?= --images CIFAR10DataModule --images.path cifar-10-python.tar.gz
+# Small supernets on CIFAR-10, whose cells are looked up: the images, and what each variant changes. The file holds the arrays
+# that NpzDataModule describes, which scales them; CIFAR10DataModule reads the published archive, at 32 pixels (four times as long).
+IMAGES ?= --images NpzDataModule --images.path cifar10.npz --images.image_size 16
 CIFAR_SEEDS ?= 0 1 2
 CIFAR := darts second sdarts pc drnas blank sgas sgas_pt drnas_progressive
 darts := nasbench201_cifar10_small --model.init_args.label DARTS

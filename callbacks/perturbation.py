@@ -64,10 +64,12 @@ class PerturbationSelection(Selection):
         every: int | None = None,
     ) -> None:
         super().__init__(label, benchmarks)
-        if tune_epochs < 0 or lr <= 0.0 or mode not in ("paper", "reference") or (every is not None and every < 1):
+        wrong = tune_epochs < 0 or lr <= 0.0 or mode not in ("paper", "reference")
+        if wrong or (every is not None and every < 1) or not 0.0 <= (min_lr or 0.0) <= lr:
             raise UsageError(
-                f"PerturbationSelection(tune_epochs={tune_epochs}, lr={lr}, mode={mode!r}, every={every}): expected "
-                "tune_epochs of 0 or more, a positive lr, mode 'paper' or 'reference', every of 1 or more or null"
+                f"PerturbationSelection(tune_epochs={tune_epochs}, lr={lr}, min_lr={min_lr}, mode={mode!r}, "
+                f"every={every}): expected tune_epochs of 0 or more, a positive lr, min_lr of 0 to lr or null, mode "
+                "'paper' or 'reference', every of 1 or more or null"
             )
         self.tune_epochs, self.lr, self.min_lr, self.mode, self.seed = tune_epochs, lr, min_lr, mode, seed
         self.every = every
@@ -77,7 +79,11 @@ class PerturbationSelection(Selection):
         epoch = trainer.current_epoch + 1
         if self.every and epoch % self.every == 0 and epoch != trainer.max_epochs and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             assert isinstance(pl_module, DARTS)
+            started = time.perf_counter()
             self.note(trainer, pl_module, self.select(trainer, pl_module))
+            for one in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(one, Selection):  # whose clocks are those of the training
+                    one.began += time.perf_counter() - started
 
     def select(self, trainer: Trainer, module: DARTS) -> Tensor:
         """Decide all edges, then which edges stay."""
@@ -90,6 +96,7 @@ class _Perturbation:
 
     def __init__(self, settings: PerturbationSelection, trainer: Trainer, module: DARTS, seed: int) -> None:
         self.settings, self.trainer, self.module, self.seed = settings, trainer, module, seed
+        module.seed = seed  # of what its steps draw
         self.data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.path = Path(trainer.default_root_dir, "selection", f"{settings.slug}.pt")
         self.weights, self.alpha = module.make_optimizers()
@@ -205,6 +212,7 @@ class _Perturbation:
         return {
             "tune_epochs": settings.tune_epochs, "lr": settings.lr, "min_lr": settings.min_lr, "mode": settings.mode,
             "seed": self.seed, "data": json.dumps(self.data.identity(), default=str), "order": module.order,
+            "epsilon": module.epsilon,
             "mixing": json.dumps(described(module.mixing)), "clip": module.clip, "start": self._start,
             "optimizers": str([_settings_of(self.weights), _settings_of(self.alpha)]),
             "processes": self.trainer.world_size,

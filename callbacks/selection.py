@@ -42,7 +42,7 @@ class Selection(Callback, ABC):
         self.label, self.benchmarks = label or "", benchmarks or {}
         self.trajectory: list[dict[str, Any]] = []
         self.before = 0.0  # seconds of the selection before it was interrupted
-        self._began, self._trained = 0.0, None
+        self.began, self._trained = 0.0, None
 
     _trained: float | None
 
@@ -82,11 +82,11 @@ class Selection(Callback, ABC):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the clock."""
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seconds of this training, since it was started or resumed."""
-        self._trained = time.perf_counter() - self._began
+        self._trained = time.perf_counter() - self.began
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Select, unless the training was stopped."""

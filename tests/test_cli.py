@@ -23,7 +23,7 @@ def test_help_answers_before_torch_is_there():
 def test_every_verb_is_explained_and_every_explained_verb_exists():
     explained = re.findall(r"^  (\w+)  +\S", HELP, flags=re.M)
     assert explained == [
-        "fit", "search", "retrain", "validate", "test", "predict", "data", "tabulate", "score", "compare", "spaces",
+        "fit", "search", "retrain", "validate", "test", "predict", "data", "tabulate", "compare", "score", "spaces",
         "report", "analyze", "export",
     ]  # fmt: skip
     assert set(explained) == {*LIGHTNING, *PLAIN}

@@ -92,7 +92,7 @@ def cells(
             say(console, f"{label}: searching")
             path = folder / "search" / f"{fingerprint({'label': label})}.pt"
             capacity = queries.get(label, num_queries)
-            kept = _Kept(path, label, strategy, benchmark, seed)
+            kept = _Kept(path, label, strategy, benchmark, batch_size, seed)
             history, before = kept.read(num_runs, capacity)
             begun = time.perf_counter()
             for _ in search_rounds(strategy, history, pool, benchmark, batch_size):
@@ -113,10 +113,13 @@ def cells(
 class _Kept:
     """A strategy's history on disk, whole after every round."""
 
-    def __init__(self, path: Path, label: str, strategy: SearchStrategy, benchmark: Benchmark[Any], seed: int) -> None:
+    def __init__(
+        self, path: Path, label: str, strategy: SearchStrategy, benchmark: Benchmark[Any], batch_size: int, seed: int
+    ) -> None:
         self.path, self.seed = path, seed
         self.identity = {
-            "label": label, "strategy": describe(strategy), "benchmark": benchmark.identity(), "seed": seed
+            "label": label, "strategy": describe(strategy), "benchmark": benchmark.identity(),
+            "batch_size": batch_size, "seed": seed,
         }  # fmt: skip
 
     def read(self, num_runs: int, capacity: int) -> tuple[SearchHistory, float]:
@@ -132,8 +135,8 @@ class _Kept:
             raise RunFolderError(f"{self.path}: cannot be read ({error}); delete it to search again") from error
         if identity != fingerprint(self.identity) or len(old.runs) != num_runs or old.capacity > capacity:
             raise SearchStateError(
-                f"{self.path}: is of another strategy, benchmark, seed or number of runs or queries; choose another "
-                "--output, or delete it"
+                f"{self.path}: is of another strategy, benchmark, batch_size, seed or number of runs or queries; "
+                "choose another --output, or delete it"
             )
         for column, values in history._columns().items():
             values[:, : old.capacity] = getattr(old, column)

@@ -66,12 +66,14 @@ def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path):
-    kept = _Kept(tmp_path / "a.pt", "random", RandomSearch(), IdentityCount(), 0)
+    kept = _Kept(tmp_path / "a.pt", "random", RandomSearch(), IdentityCount(), 1, 0)
     history = SearchHistory.empty(2, 4, 0)
     kept.write(history, 1.5)
     assert kept.read(2, 6)[1] == 1.5
     with pytest.raises(SearchStateError, match="another strategy"):
-        _Kept(tmp_path / "a.pt", "random", RandomSearch(), IdentityCount(), 1).read(2, 4)
+        _Kept(tmp_path / "a.pt", "random", RandomSearch(), IdentityCount(), 1, 1).read(2, 4)
+    with pytest.raises(SearchStateError, match="another strategy"):
+        _Kept(tmp_path / "a.pt", "random", RandomSearch(), IdentityCount(), 2, 0).read(2, 4)
     with pytest.raises(SearchStateError, match="another strategy"):
         kept.read(3, 4)
 

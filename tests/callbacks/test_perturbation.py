@@ -125,7 +125,13 @@ def test_two_processes_select_one_architecture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"), [({"lr": 0.0}, "lr=0.0"), ({"mode": "other"}, "mode='other'"), ({"every": 0}, "every=0")]
+    ("settings", "said"),
+    [
+        ({"lr": 0.0}, "lr=0.0"),
+        ({"mode": "other"}, "mode='other'"),
+        ({"every": 0}, "every=0"),
+        ({"min_lr": 0.1}, "min_lr=0.1"),
+    ],
 )
 def test_what_cannot_be_is_said(settings, said):
     with pytest.raises(UsageError, match=said):
