@@ -1,6 +1,7 @@
 """Submitit's jobs as processes of this machine: the same code as on Slurm but for ``sbatch`` and ``scancel``."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,10 +18,13 @@ submitit = pytest.importorskip("submitit")
 
 @pytest.fixture
 def workers(tmp_path, monkeypatch):
+    # Submitit cancels local jobs by an interrupt, which children of a process that ignores it ignore, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(slurm, "_POLL_SECONDS", 0.05)
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)  # for slow network disks
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    return lambda **changes: SlurmWorkers(**{"folder": str(tmp_path / "jobs"), "cluster": "local", **changes})
+    yield lambda **changes: SlurmWorkers(**{"folder": str(tmp_path / "jobs"), "cluster": "local", **changes})
+    signal.signal(signal.SIGINT, before)
 
 
 def begun(folder, what="*"):
