@@ -34,9 +34,9 @@ class SlurmWorkers(Workers):
         gpus_per_node: GPUs of a job, 0 or 1; with one, it works there.
         mem_gb: Memory of a job; default: the cluster's.
         slurm: Further options of ``sbatch``, for example ``{qos: low, account: nas}``.
-        cluster: ``local`` runs the jobs as processes of this machine and ``debug`` in this process, to try them out. Local
-            jobs are cancelled by an interrupt: started in the background of a script, which ignores it, they run to
-            their end.
+        cluster: ``local`` runs the jobs as processes of this machine and ``debug`` in this process, to try them out.
+            Local jobs are cancelled by an interrupt: started in the background of a script, which ignores it, they
+            run to their end.
     """
 
     def __init__(
