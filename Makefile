@@ -70,15 +70,15 @@ supernets: $(VENV)/.run  ## Differentiable search on digits: nine supernets with
 	$(BIN)/lightning-nas report --ledger
 
 # Small supernets on CIFAR-10, whose cells are looked up: the images, and what each variant changes. The file holds the arrays
-# that NpzDataModule describes, which scales them; CIFAR10DataModule reads the published archive, at 32 pixels (four times as long).
-IMAGES ?= --images NpzDataModule --images.path cifar10.npz --images.image_size 16
-CIFAR_SEEDS ?= 0 1 2
+# that NpzDataModule describes, which scales them; CIFAR10DataModule reads the published archive, at 32 pixels (six times as long).
+IMAGES ?= --images NpzDataModule --images.path cifar10.npz --images.image_size 12
+CIFAR_SEEDS ?= 0 1 2 3 4 5 6 7 8 9
 CIFAR := darts second sdarts pc drnas blank sgas sgas_pt drnas_progressive
 darts := nasbench201_cifar10_small --model.init_args.label DARTS
 second := nasbench201_cifar10_small --model.init_args.label "DARTS (2nd order)" --model.init_args.order second
 sdarts := nasbench201_cifar10_small --model.init_args.label SDARTS-RS --model.init_args.mixing PerturbedMixing
 pc := nasbench201_cifar10_small --model.init_args.label PC-DARTS --model.init_args.edge_weights true \
-	--model.init_args.sizes.partial 4 --model.init_args.warmup_epochs 15
+	--model.init_args.sizes.partial 4 --model.init_args.warmup_epochs 12
 drnas := nasbench201_cifar10_small --model.init_args.label DrNAS --model.init_args.mixing DirichletMixing
 blank := nasbench201_cifar10_small --model.init_args.label blank --model.init_args.mixing UniformMixing
 sgas := nasbench201_cifar10_small_sgas

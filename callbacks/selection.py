@@ -161,15 +161,34 @@ class Selection(Callback, ABC):
 class MagnitudeSelection(Selection):
     """The architecture with the largest weights (DARTS, arXiv 1806.09055, section 2.4), after every epoch, too.
 
+    Where nothing is learnt (``UniformMixing``) all weights are equal and the largest says nothing: it selects nothing.
+
     Args:
         label: What the method is called in tables; default: the supernet's label.
         benchmarks: What architectures score, by the name of the data set.
     """
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what can be checked before the work starts."""
+        super().setup(trainer, pl_module, stage)
+        assert isinstance(pl_module, DARTS)
+        first = next(one for one in trainer.callbacks if isinstance(one, Selection))  # type: ignore[attr-defined]
+        if first is self and not pl_module.mixing.learns:
+            raise UsageError(
+                f"MagnitudeSelection: with {type(pl_module.mixing).__name__} all weights are equal; expected another "
+                "selection before it, such as PerturbationSelection, whose architecture is the genotype"
+            )
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what would be selected now."""
         assert isinstance(pl_module, DARTS)
-        self.note(trainer, pl_module, pl_module.choice())
+        if pl_module.mixing.learns:
+            self.note(trainer, pl_module, pl_module.choice())
+
+    def run(self, trainer: Trainer, module: Any) -> None:
+        """Select and write what was found, where there is something to go by."""
+        if module.mixing.learns:
+            super().run(trainer, module)
 
     def select(self, trainer: Trainer, module: DARTS) -> Tensor:
         """What the weights say."""

@@ -6,6 +6,7 @@ import torch
 from lightning_nas.benchmarks.tabular import TabularBenchmark
 from lightning_nas.callbacks.selection import MagnitudeSelection, RandomSelection
 from lightning_nas.errors import UsageError
+from lightning_nas.nn.mixing import UniformMixing
 from lightning_nas.spaces.darts import DARTSNetwork
 from lightning_nas.spaces.nasbench201 import NASBench201
 from lightning_nas.trainer import NASTrainer
@@ -48,6 +49,15 @@ def test_the_largest_weights_are_written_down_after_every_epoch(tmp_path):
     assert [point["epoch"] for point in found["trajectory"]] == [1, 2, 3]
     assert found["trajectory"][-1]["architecture"] == found["architecture"]
     assert json.loads((tmp_path / "genotype.json").read_text())["architecture"] == found["architecture"]
+
+
+def test_equal_weights_select_nothing(tmp_path):
+    selections = [RandomSelection("random"), MagnitudeSelection("Mine")]
+    fitted(tmp_path / "second", selections, module=make_module(mixing=UniformMixing()))
+    assert outcome(tmp_path / "second", "random")
+    assert not (tmp_path / "second" / "selection" / "mine.json").exists()
+    with pytest.raises(UsageError, match="UniformMixing all weights are equal"):
+        fitted(tmp_path / "first", selections[::-1], module=make_module(mixing=UniformMixing()))
 
 
 def test_what_is_known_of_the_training_stays_known(tmp_path):
