@@ -80,26 +80,31 @@ def plainly(work: Callable[[], float]) -> float:
             kind.__init__ = init  # type: ignore[method-assign]
 
 
-def products(dim: int, sizes: Sequence[int]) -> float:
-    """Processor time of the matrix products of a fit: three LSTM layers, linear layers and attention, both ways.
+def products(dim: int, sizes: Sequence[int], lstms: bool) -> float:
+    """Processor time of the matrix products of a fit, forward and backward.
 
     Args:
         dim: Width of everything, D.
         sizes: Of the batches of an epoch.
+        lstms: Count torch's whole LSTM layers instead of the products in them.
     """
-    work = []
+    steps, pairs = [], []
     for size in sizes:
         rows = size * LENGTH
-        for _ in range(3):  # two directions of the encoder, the decoder
-            work += [(rows, dim, 4 * dim, 1, 3), (size, dim, 4 * dim, LENGTH, 2), (rows, dim, 4 * dim, 1, 1)]
-        work += [(rows, 2 * dim, dim, 2, 3), (rows, dim, dim, 1, 3), (rows, dim, NUM_TOKENS, 1, 3)]
-        work += [(LENGTH * size, dim, LENGTH, 2, 3)]  # scores and context; more work is one product than one for each
-    pairs = [(torch.randn(m, k), torch.randn(k, n), times * ways) for m, k, n, times, ways in work]
+        work = [(rows, 2 * dim, dim, 2, 3), (rows, dim, dim, 1, 3), (rows, dim, NUM_TOKENS, 1, 3)]  # linear layers
+        work += [(rows, dim, LENGTH, 2, 3)]  # attention's scores and context, as one product, not one for each sequence
+        if lstms:
+            steps += 3 * [(nn.LSTM(dim, dim, batch_first=True), torch.randn(size, LENGTH, dim, requires_grad=True))]
+        else:  # inputs, states one after the other, gradients of the weights of states
+            work += 3 * [(rows, dim, 4 * dim, 1, 3), (size, dim, 4 * dim, LENGTH, 2), (rows, dim, 4 * dim, 1, 1)]
+        pairs += [(torch.randn(m, k), torch.randn(k, n), times * ways) for m, k, n, times, ways in work]
     start = time.process_time()
     for _ in range(EPOCHS):
         for a, b, count in pairs:
             for _ in range(count):
                 a @ b
+        for lstm, inputs in steps:
+            lstm(inputs)[0].sum().backward()
     return time.process_time() - start
 
 
@@ -108,9 +113,10 @@ def main() -> None:
     torch.set_num_threads(1)
     note = (
         "Both sides multiply the same matrices: the time of these products alone, over that of the LSTMs step by step, "
-        "is the least ratio in float32. An LSTM of our own, both directions in one product, sigmoids for tangents and "
-        "the backward pass by hand, was slower than torch's: 8.0 against 6.2 ms forward and backward at width 32, 20.0 "
-        "against 16.7 ms at width 64 (100 sequences of 27 tokens, both directions, beside other work); it was dropped."
+        "is the least ratio in float32; with torch's LSTM layers, their time and that of the other products. An LSTM "
+        "of our own, both directions in one product, sigmoids for tangents and the backward pass by hand, was slower "
+        "than torch's: 8.0 against 6.2 ms forward and backward at width 32, 20.0 against 16.7 ms at width 64 (100 "
+        "sequences of 27 tokens, both directions, beside other work); it was dropped."
     )
     times = Times(
         "predictors", "Fit of sequence predictors on 121 cells, processor seconds", "LSTMs step by step", (note,)
@@ -129,8 +135,9 @@ def main() -> None:
             pairs.append((ours, plainly(lambda one=predictor: seconds(one, members, accuracies))))  # type: ignore[misc]
         mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
         times.add(name, mine, theirs)
-        alone = statistics.median(products(predictor.hidden_dim, sizes) for _ in range(REPEATS))
-        times.add(f"{name}, its matrix products alone", alone, theirs)
+        for what, lstms in (("matrix products alone", False), ("LSTMs of torch and other products alone", True)):
+            alone = statistics.median(products(predictor.hidden_dim, sizes, lstms) for _ in range(REPEATS))
+            times.add(f"{name}, its {what}", alone, theirs)
     times.keep(f"NAS-Bench-201, {KNOWN} cells, published settings (EmProx 50 epochs at 32, NAO and SemiNAS at 64)")
 
 
