@@ -94,14 +94,16 @@ def slopes(
     everyone = torch.arange(len(space)) if benchmark.members is None else benchmark.members
     seeds = range(seed, seed + num_seeds)
     chosen = [draw_motifs(space, everyone, num_train, interval, one).sort().values for one in seeds]  # type: ignore[arg-type]
+    known = [(index, benchmark.lookup(index).valid) for index in chosen]  # type: ignore[arg-type]
     truth = benchmark.lookup(everyone).valid  # type: ignore[arg-type]
     console = Console()
     say(console, f"training {num_seeds} dishes on {num_train} slopes each")
-    scores, trained = _by_dishes(benchmark, dish, chosen, everyone, seed)
+    trained = dish.learn_runs(space, known, seeds)
+    scores = torch.stack(dish.ask_runs(trained, space, known, [everyone] * num_seeds)).numpy()
     say(console, "fitting the regression")
     fits = [
-        surrogate.fit(space, index, benchmark.lookup(index).valid, one)  # type: ignore[arg-type]
-        for one, index in zip(seeds, chosen, strict=True)
+        surrogate.fit(space, index, accuracies, one)  # type: ignore[arg-type]
+        for one, (index, accuracies) in zip(seeds, known, strict=True)
     ]
     guesses = np.stack([fit.predict(everyone).numpy() for fit in fits])  # type: ignore[arg-type]
     found = Curves(
@@ -123,26 +125,6 @@ def slopes(
         started=started,
     )  # fmt: skip
     keep_study(study, output or Path("runs") / name, record)
-
-
-def _by_dishes(
-    benchmark: TabularBenchmark[Any], predictor: PetriDishPredictor, chosen: list[Any], everyone: torch.Tensor,
-    seed: int,
-) -> tuple[np.ndarray, PetriDish]:  # fmt: skip
-    """Accuracies that the dishes of every seed predict, ``(R, N)``, and the dishes."""
-    space, each = benchmark.space, predictor.num_dishes
-    dish = predictor.dish(seed, each * len(chosen))
-    motifs, targets, transforms = [], [], []
-    for index in chosen:
-        accuracies = benchmark.lookup(index).valid
-        transforms.append(predictor.target.fit(accuracies))
-        motifs += each * [dish.network.motifs([space[place] for place in index.tolist()])]
-        targets += each * [transforms[-1].forward(accuracies)]
-    dish.learn(torch.stack(motifs), torch.stack(targets))
-    scores = dish.score(dish.network.motifs([space[place] for place in everyone.tolist()]))
-    scores = scores.view(len(chosen), each, -1).mean(dim=1)
-    back = [transform.backward(row) for transform, row in zip(transforms, scores, strict=True)]
-    return torch.stack(back).numpy(), dish
 
 
 def rows_of(found: Curves, seeds: str) -> list[Row]:

@@ -81,23 +81,34 @@ class PetriDishPredictor(RegressionPredictor):
             asked: Of each run, members to be predicted.
             seeds: Of each run.
         """
+        return self.ask_runs(self.learn_runs(space, known, seeds), space, known, asked)
+
+    def learn_runs(
+        self, space: FiniteSpace[Any], known: Sequence[tuple[Tensor, Tensor]], seeds: Sequence[int]
+    ) -> PetriDish:
+        """The dishes of several runs, trained side by side; arguments as of :meth:`predict_runs`."""
         each = self.num_dishes
-        dish = self.dish(0, each * len(known))
+        dish = self.dish(seeds[0], each * len(known))
         dish.begin_anew([(seed, number) for seed in seeds for number in range(each)])
-        transforms = [self.target.fit(accuracies) for _, accuracies in known]
         motifs, targets = [], []
-        for (members, accuracies), transform in zip(known, transforms, strict=True):
+        for members, accuracies in known:
             motifs += each * [_motifs(dish, space, members)]  # type: ignore[arg-type]
-            targets += each * [transform.forward(accuracies)]
+            targets += each * [self.target.fit(accuracies).forward(accuracies)]
         dish.learn(torch.stack(motifs), torch.stack(targets))
+        return dish
+
+    def ask_runs(
+        self, dish: PetriDish, space: FiniteSpace[Any], known: Sequence[tuple[Tensor, Tensor]], asked: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Predictions of dishes that :meth:`learn_runs` made; arguments as of :meth:`predict_runs`."""
         wanted = [_motifs(dish, space, members) for members in asked]  # type: ignore[arg-type]
         most = max(map(len, wanted))
         padded = [torch.cat([part, part[:1].expand(most - len(part), *part.shape[1:])]) for part in wanted]
-        scores = dish.score(torch.stack([part for part in padded for _ in range(each)]))
-        scores = scores.view(len(known), each, -1).mean(dim=1)
+        scores = dish.score(torch.stack([part for part in padded for _ in range(self.num_dishes)]))
+        scores = scores.view(len(known), self.num_dishes, -1).mean(dim=1)
         return [
-            transform.backward(row[: len(part)])
-            for transform, row, part in zip(transforms, scores, wanted, strict=True)
+            self.target.fit(accuracies).backward(row[: len(part)])
+            for (_, accuracies), row, part in zip(known, scores, wanted, strict=True)
         ]
 
 

@@ -2,16 +2,15 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from lightning_nas.analysis.slopes import DISH, NETWORK, Curves, _by_dishes, rows_of, slopes, standardised
+from lightning_nas.analysis.slopes import DISH, NETWORK, Curves, rows_of, slopes, standardised
 from lightning_nas.errors import UsageError
 from lightning_nas.nn.inner_loop import InnerAdam, InnerLoop
 from lightning_nas.nn.motif_network import SlopeNetwork
 from lightning_nas.predictors.mlp import MLPEnsemble
 from lightning_nas.predictors.petri_dish import PetriDishPredictor
 from lightning_nas.spaces.sigmoid_slope import SlopeEncoding
-from tests.datamodules.test_motifs import SPACE, make_benchmark
+from tests.datamodules.test_motifs import make_benchmark
 
 
 def make_dish(**changes):
@@ -38,15 +37,6 @@ def test_one_command_leaves_table_figures_and_ledger(tmp_path, capsys):
     labels = {row["label"] for row in record["rows"]}
     assert labels == {"truth", DISH, NETWORK}
     assert "Written" in capsys.readouterr().out
-
-
-def test_dishes_side_by_side_are_those_of_the_predictor():
-    benchmark, predictor = make_benchmark(), make_dish(num_dishes=2)
-    everyone, chosen = torch.arange(20), [torch.arange(5, 13), torch.arange(8, 16)]
-    together, _ = _by_dishes(benchmark, predictor, chosen, everyone, 0)
-    alone = predictor.fit(SPACE, chosen[0], benchmark.lookup(chosen[0]).valid, 0).predict(everyone)
-    np.testing.assert_allclose(together[0], alone, rtol=1e-8)
-    assert not np.allclose(together[0], together[1])
 
 
 def test_rows_are_rank_correlations_and_peaks():
