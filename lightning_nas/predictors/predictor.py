@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -103,12 +104,15 @@ class EstimatorPredictor(RegressionPredictor):
     def regression(self, space: FiniteSpace[Any], members: LongTensor, targets: Tensor, seed: int) -> Regression:
         """Fit a copy of the estimator."""
         from sklearn.base import clone
+        from sklearn.exceptions import ConvergenceWarning
 
         estimator = clone(self.estimator)
         if "random_state" in estimator.get_params():
             estimator.set_params(random_state=seed)
         encoded = _Encoded(space, self.encoding)
-        estimator.fit(encoded(members).numpy(), targets.numpy())
+        with warnings.catch_warnings():
+            warnings.simplefilter("once", ConvergenceWarning)  # not for every one of hundreds of fits
+            estimator.fit(encoded(members).numpy(), targets.numpy())
         return _EstimatorRegression(estimator, encoded)
 
 
