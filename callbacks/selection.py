@@ -128,6 +128,10 @@ class Selection(Callback, ABC):
             },
         }
 
+    def is_first(self, trainer: Trainer) -> bool:
+        """Whether this is the selection whose architecture becomes the genotype."""
+        return self is next(one for one in trainer.callbacks if isinstance(one, Selection))  # type: ignore[attr-defined]
+
     def write(self, trainer: Trainer, module: DARTS, choice: Tensor, seconds: float) -> None:
         """Write the result and how it came about; only the first process does."""
         if not trainer.is_global_zero:
@@ -149,8 +153,7 @@ class Selection(Callback, ABC):
             kept = ("training_seconds", "epochs", "supernet_accuracy", "trajectory")
             content |= {name: before[name] for name in kept if before.get(name)}
         _write_json(folder / "selection" / f"{self.slug}.json", content)
-        first = next(one for one in trainer.callbacks if isinstance(one, Selection))  # type: ignore[attr-defined]
-        if first is self:
+        if self.is_first(trainer):
             genotype = {name: content[name] for name in ("space", "space_class", "architecture")}
             genotype["benchmark"] = {"data": trainer.datamodule.identity()}  # type: ignore[attr-defined]
             _write_json(folder / "genotype.json", genotype)
@@ -172,8 +175,7 @@ class MagnitudeSelection(Selection):
         """Check what can be checked before the work starts."""
         super().setup(trainer, pl_module, stage)
         assert isinstance(pl_module, DARTS)
-        first = next(one for one in trainer.callbacks if isinstance(one, Selection))  # type: ignore[attr-defined]
-        if first is self and not pl_module.mixing.learns:
+        if self.is_first(trainer) and not pl_module.mixing.learns:
             raise UsageError(
                 f"MagnitudeSelection: with {type(pl_module.mixing).__name__} all weights are equal; expected another "
                 "selection before it, such as PerturbationSelection, whose architecture is the genotype"

@@ -17,11 +17,14 @@ from lightning_nas.nn.seq2seq import SequenceDecoder, SequenceEncoder
 from lightning_nas.predictors.emprox import EmProx
 from lightning_nas.predictors.nao import NAO, SemiNAS
 from lightning_nas.predictors.predictor import Predictor
+from lightning_nas.predictors.sequence_training import SequenceTraining
 from lightning_nas.spaces.nasbench201 import NASBench201
+from lightning_nas.spaces.sequences import GraphSequence
 from tests.bench.keeping import Times
 
 KNOWN, REPEATS = 121, 3
-LENGTH, NUM_TOKENS, EPOCHS = 35, 9, 50
+NUM_TOKENS, LENGTH = GraphSequence().sizes(NASBench201())
+EPOCHS = SequenceTraining().num_epochs
 
 
 class StepByStep(nn.Module):
