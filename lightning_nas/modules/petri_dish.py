@@ -75,8 +75,9 @@ class PetriDish(LightningModule):
     Args:
         network: Blueprint of the motif-networks; default ``SlopeNetwork``.
         loop: How they are trained; default 250 steps of Adam.
-        num_dishes: Dishes that differ in inputs, labels and initial weights, trained side by side; the mean of their
-            scores counts.
+        num_dishes: Dishes that differ in inputs, labels and initial weights, trained side by side; the median of their
+            scores counts, for a single dish (the paper's) may extrapolate to anything.
+        keep: Share of the dishes whose median this is, at least one: those that match the known scores best.
         init_scale: Standard deviation of the initial weights.
         penalty: Weight of the sum of squares of all inputs.
         stages: Outer steps and learning rate of each stage, in turn; the last one goes on for as long as the trainer
@@ -102,7 +103,8 @@ class PetriDish(LightningModule):
         self,
         network: MotifNetwork | None = None,
         loop: InnerLoop | None = None,
-        num_dishes: int = 1,
+        num_dishes: int = 8,
+        keep: float = 0.6,
         init_scale: float = 1.0,
         penalty: float = 1e-5,
         stages: Sequence[tuple[int, float]] = ((20, 0.05), (30, 0.02), (30, 0.008)),
@@ -119,6 +121,8 @@ class PetriDish(LightningModule):
                 f"PetriDish(num_dishes={num_dishes}, init_scale={init_scale}, penalty={penalty}, stages={stages}): "
                 "expected positive numbers (penalty may be 0), and at least one stage of steps and learning rate"
             )
+        if not 0 < keep <= 1:
+            raise UsageError(f"PetriDish(keep={keep}): expected a share in (0, 1]")
         if clip is not None and (clip <= 0 or normalise):
             raise UsageError(f"PetriDish(clip={clip}, normalise={normalise}): expected a positive clip, or one of them")
         self.network: MotifNetwork = made(network) or SlopeNetwork()
@@ -129,12 +133,14 @@ class PetriDish(LightningModule):
         })  # fmt: skip
         self.stages, self.reset_moments, self.optimizer = stages, reset_moments, optimizer
         self.init_scale, self.penalty, self.clip, self.normalise, self.seed = init_scale, penalty, clip, normalise, seed
+        self.keep = keep
         self.inputs: nn.Parameter
         self.valid_inputs: nn.Parameter
         self.labels: Tensor
         self.initial: Tensor
         self.location: Tensor  # of the training motifs' losses at the last outer step, and their standard deviation
         self.scale: Tensor
+        self.misfit: Tensor  # matching loss at the last outer step
         dishes = [self._fresh(seed, number, init_scale) for number in range(num_dishes)]
         inputs, labels, initial = (torch.stack(parts) for parts in zip(*dishes, strict=True))
         self.inputs, self.valid_inputs = nn.Parameter(inputs), nn.Parameter(inputs.clone())
@@ -142,6 +148,7 @@ class PetriDish(LightningModule):
         self.register_buffer("initial", initial)
         self.register_buffer("location", torch.zeros(num_dishes, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(num_dishes, dtype=torch.float64))
+        self.register_buffer("misfit", torch.zeros(num_dishes, dtype=torch.float64))
         self._most_dropped = 0
 
     def _fresh(self, seed: int, number: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,6 +201,17 @@ class PetriDish(LightningModule):
             scores: Tensor = (self.location[:, None] - self(motifs)) / self.scale[:, None]
         return scores.nan_to_num(nan=LOWEST)
 
+    def consensus(self, motifs: Tensor, num_runs: int = 1) -> Tensor:
+        """Median score of the dishes that match the known scores best, of runs with as many dishes each.
+
+        Shapes:
+            As in :meth:`forward` -> ``(num_runs, N)``.
+        """
+        scores = self.score(motifs).view(num_runs, -1, motifs.shape[-self._motif_dim])
+        kept = max(1, round(self.keep * scores.shape[1]))
+        best = self.misfit.view(num_runs, -1).argsort(dim=1, stable=True)[:, :kept]
+        return scores.gather(1, best[..., None].expand(-1, -1, scores.shape[2])).quantile(0.5, dim=1)
+
     # One outer step
 
     def outer_loss(self, motifs: Tensor, scores: Tensor) -> Tensor:
@@ -201,6 +219,7 @@ class PetriDish(LightningModule):
         losses = self._of_all(motifs)
         self._keep_statistics(losses.detach())
         mine = matching_loss(losses, scores.double().expand_as(losses))
+        self.misfit.copy_(mine.detach())
         squares = self.inputs.square().flatten(1).sum(dim=1) + self.valid_inputs.square().flatten(1).sum(dim=1)
         # Every process knows all losses but only the slopes of its own; their mean is taken over processes.
         return mine * self._world_size + self.penalty * squares + (1 - self._world_size) * mine.detach()
@@ -318,15 +337,15 @@ class PetriDish(LightningModule):
         from torchmetrics.functional import spearman_corrcoef
 
         _, motifs, scores = batch
-        guess = self.score(motifs).mean(dim=0)
+        guess = self.consensus(motifs)[0]
         agreement = spearman_corrcoef(guess, scores.double())
         error = (standardised(guess) - standardised(scores.double())).square().mean()
         self.log(f"{part}/spearman", agreement, batch_size=len(scores), prog_bar=True)
         self.log(f"{part}/mse", error, batch_size=len(scores))
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> tuple[Tensor, Tensor]:
-        """Indices of motifs ``(B,)``, and their scores, mean over dishes, ``(B, 1)``."""
-        return batch[0], self.score(batch[1]).mean(dim=0)[:, None]
+        """Indices of motifs ``(B,)``, and their scores, median over dishes, ``(B, 1)``."""
+        return batch[0], self.consensus(batch[1])[0, :, None]
 
     def configure_optimizers(self) -> Optimizer:
         """The outer optimiser; :meth:`begin_step` sets its learning rate."""

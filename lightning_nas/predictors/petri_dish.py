@@ -25,7 +25,8 @@ class PetriDishPredictor(RegressionPredictor):
     Args:
         network: Blueprint of the motif-networks; default ``SlopeNetwork``.
         loop: How they are trained; default 250 steps of Adam.
-        num_dishes: Dishes whose mean score counts.
+        num_dishes: Dishes whose median score counts; the paper has one.
+        keep: Share of the dishes whose median this is, at least one: those that match the known scores best.
         init_scale: Standard deviation of the initial weights.
         penalty: Weight of the sum of squares of all inputs.
         stages: Outer steps and learning rate of each stage.
@@ -39,7 +40,8 @@ class PetriDishPredictor(RegressionPredictor):
         self,
         network: MotifNetwork | None = None,
         loop: InnerLoop | None = None,
-        num_dishes: int = 1,
+        num_dishes: int = 8,
+        keep: float = 0.6,
         init_scale: float = 1.0,
         penalty: float = 1e-5,
         stages: Sequence[tuple[int, float]] = ((20, 0.05), (30, 0.02), (30, 0.008)),
@@ -49,7 +51,8 @@ class PetriDishPredictor(RegressionPredictor):
         target: Target | None = None,
     ) -> None:
         super().__init__(target)
-        self.network, self.loop, self.num_dishes, self.init_scale = network, loop, num_dishes, init_scale
+        self.network, self.loop, self.init_scale = network, loop, init_scale
+        self.num_dishes, self.keep = num_dishes, keep
         self.penalty, self.stages, self.reset_moments = penalty, list(stages), reset_moments
         self.clip, self.normalise = clip, normalise
         self.dish(0)  # says at once what cannot be
@@ -57,8 +60,8 @@ class PetriDishPredictor(RegressionPredictor):
     def dish(self, seed: int, num_dishes: int | None = None) -> PetriDish:
         """An untrained dish with these settings."""
         return PetriDish(
-            self.network, self.loop, num_dishes or self.num_dishes, self.init_scale, self.penalty,
-            self.stages, self.reset_moments, clip=self.clip, normalise=self.normalise, seed=seed,
+            self.network, self.loop, num_dishes or self.num_dishes, self.keep, self.init_scale,
+            self.penalty, self.stages, self.reset_moments, clip=self.clip, normalise=self.normalise, seed=seed,
         )  # fmt: skip
 
     def regression(self, space: FiniteSpace[Any], members: LongTensor, targets: Tensor, seed: int) -> Regression:
@@ -104,8 +107,7 @@ class PetriDishPredictor(RegressionPredictor):
         wanted = [_motifs(dish, space, members) for members in asked]  # type: ignore[arg-type]
         most = max(map(len, wanted))
         padded = [torch.cat([part, part[:1].expand(most - len(part), *part.shape[1:])]) for part in wanted]
-        scores = dish.score(torch.stack([part for part in padded for _ in range(self.num_dishes)]))
-        scores = scores.view(len(known), self.num_dishes, -1).mean(dim=1)
+        scores = dish.consensus(torch.stack([part for part in padded for _ in range(self.num_dishes)]), len(known))
         return [
             self.target.fit(accuracies).backward(row[: len(part)])
             for (_, accuracies), row, part in zip(known, scores, wanted, strict=True)
@@ -117,7 +119,7 @@ class _Scores(Regression):
         self.space, self.dish = space, dish
 
     def __call__(self, members: LongTensor) -> Tensor:
-        return self.dish.score(_motifs(self.dish, self.space, members)).mean(dim=0)
+        return self.dish.consensus(_motifs(self.dish, self.space, members))[0]
 
 
 def _motifs(dish: PetriDish, space: FiniteSpace[Any], members: LongTensor) -> Tensor:

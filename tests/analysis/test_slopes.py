@@ -14,7 +14,10 @@ from tests.datamodules.test_motifs import make_benchmark
 
 
 def make_dish(**changes):
-    given = {"network": SlopeNetwork(4, 3, 5), "loop": InnerLoop(InnerAdam(0.1), 20), "stages": [(6, 0.05)]}
+    given = {
+        "network": SlopeNetwork(4, 3, 5), "loop": InnerLoop(InnerAdam(0.1), 20), "stages": [(6, 0.05)],
+        "num_dishes": 1,
+    }  # fmt: skip
     return PetriDishPredictor(**given | changes)
 
 

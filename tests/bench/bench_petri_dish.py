@@ -70,7 +70,7 @@ def main():
     """Measure, print and keep."""
     torch.set_num_threads(1)
     problem = motifs_and_scores(MOTIFS)
-    dish = PetriDish(loop=InnerLoop(num_steps=STEPS))
+    dish = PetriDish(num_dishes=1, loop=InnerLoop(num_steps=STEPS))
     for together in (True, False):
         for ours, theirs in zip(our_step(dish, *problem), plain_step(dish, *problem, together), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-12)

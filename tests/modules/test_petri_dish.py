@@ -19,7 +19,7 @@ SCORES = 90 - 3 * SLOPES + torch.tensor([0.0, 0.1, -0.1, 0.2, 0.0, -0.2, 0.1]).d
 
 
 def make_dish(seed=0, steps=12, **changes):
-    given = {"network": SlopeNetwork(4, 3, 5), "loop": InnerLoop(InnerAdam(0.1), steps), "seed": seed}
+    given = {"network": SlopeNetwork(4, 3, 5), "loop": InnerLoop(InnerAdam(0.1), steps), "num_dishes": 1, "seed": seed}
     return PetriDish(**given | changes)
 
 
@@ -108,6 +108,19 @@ def test_dishes_side_by_side_do_not_know_of_each_other():
     torch.testing.assert_close(dish.inputs, together.inputs, rtol=1e-9, atol=1e-12)
 
 
+def test_the_median_of_the_dishes_that_match_best_counts():
+    dish = make_dish(num_dishes=6, keep=0.5)
+    dish.learn(SLOPES, SCORES, 3)
+    assert len(dish.misfit.unique()) == 6
+    dish.misfit.copy_(torch.tensor([0.3, 0.1, 0.4, 0.2, 0.6, 0.5]))
+    scores = dish.score(SLOPES)
+    torch.testing.assert_close(dish.consensus(SLOPES), scores[[0, 1, 3]].median(dim=0).values[None])
+    two = torch.stack([scores[[0, 1]].mean(dim=0), scores[[3, 5]].mean(dim=0)])  # half of three is two
+    torch.testing.assert_close(dish.consensus(SLOPES, num_runs=2), two)
+    dish.keep = 0.01
+    assert torch.equal(dish.consensus(SLOPES)[0], scores[1])
+
+
 def test_a_motif_that_overflows_is_dropped_with_a_warning(caplog):
     dish = make_dish(loop=InnerLoop(InnerSGD(1.0), 5))
     slopes = SLOPES.clone()
@@ -191,7 +204,9 @@ def test_killed_and_resumed_it_is_the_same_dish(tmp_path):
     assert_identical(fit(), resumed)
 
 
-@pytest.mark.parametrize("changes", [{"num_dishes": 0}, {"stages": []}, {"penalty": -1.0}, {"clip": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"num_dishes": 0}, {"keep": 0.0}, {"stages": []}, {"penalty": -1.0}, {"clip": 0.0}], ids=str
+)
 def test_what_cannot_be_is_said(changes):
     with pytest.raises(UsageError, match="expected"):
         make_dish(**changes)

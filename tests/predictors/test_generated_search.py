@@ -56,7 +56,7 @@ def search(strategy, runs=3, capacity=16, batch=4, seed=0):
 
 def dish():
     network = RecurrentNetwork(2, 3, 2, num_samples=3, length=2)
-    return PetriDishPredictor(network, InnerLoop(InnerSGD(0.5), 3), stages=[(3, 0.05)])
+    return PetriDishPredictor(network, InnerLoop(InnerSGD(0.5), 3), num_dishes=1, stages=[(3, 0.05)])
 
 
 def test_what_a_knowing_predictor_likes_is_evaluated():

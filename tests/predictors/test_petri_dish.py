@@ -10,7 +10,10 @@ from tests.datamodules.test_motifs import SPACE, make_benchmark
 
 
 def make_predictor(**changes):
-    given = {"network": SlopeNetwork(4, 3, 5), "loop": InnerLoop(InnerAdam(0.1), 60), "stages": [(60, 0.1)]}
+    given = {
+        "network": SlopeNetwork(4, 3, 5), "loop": InnerLoop(InnerAdam(0.1), 60), "stages": [(60, 0.1)],
+        "num_dishes": 1,
+    }  # fmt: skip
     return PetriDishPredictor(**given | changes)
 
 
