@@ -97,7 +97,7 @@ def slopes(
     known = [(index, benchmark.lookup(index).valid) for index in chosen]  # type: ignore[arg-type]
     truth = benchmark.lookup(everyone).valid  # type: ignore[arg-type]
     console = Console()
-    say(console, f"training {num_seeds} dishes on {num_train} slopes each")
+    say(console, f"training {num_seeds * dish.num_dishes} dishes on {num_train} slopes each")
     trained = dish.learn_runs(space, known, seeds)
     scores = torch.stack(dish.ask_runs(trained, space, known, [everyone] * num_seeds)).numpy()
     say(console, "fitting the regression")
