@@ -99,7 +99,7 @@ class EstimatorPredictor(RegressionPredictor):
                 f"EstimatorPredictor: got the estimator {estimator!r}, expected a regression with scikit-learn's "
                 "interface, for example {class_path: sklearn.linear_model.Ridge}"
             )
-        self.estimator, self.encoding = estimator, encoding
+        self.estimator, self.encoding, self._warned = estimator, encoding, False
 
     def regression(self, space: FiniteSpace[Any], members: LongTensor, targets: Tensor, seed: int) -> Regression:
         """Fit a copy of the estimator."""
@@ -110,9 +110,13 @@ class EstimatorPredictor(RegressionPredictor):
         if "random_state" in estimator.get_params():
             estimator.set_params(random_state=seed)
         encoded = _Encoded(space, self.encoding)
-        with warnings.catch_warnings():
-            warnings.simplefilter("once", ConvergenceWarning)  # not for every one of hundreds of fits
+        with warnings.catch_warnings(record=True) as caught:
             estimator.fit(encoded(members).numpy(), targets.numpy())
+        for warning in caught:
+            of_convergence = issubclass(warning.category, ConvergenceWarning)
+            if not (of_convergence and self._warned):  # once, not for every one of hundreds of fits
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            self._warned |= of_convergence
         return _EstimatorRegression(estimator, encoded)
 
 

@@ -1,9 +1,13 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neural_network import MLPRegressor
 
 from lightning_nas.errors import UsageError
 from lightning_nas.predictors.gp import GaussianProcess
@@ -40,6 +44,15 @@ def test_seeds_decide_and_the_given_estimator_stays_as_it_was():
     assert not torch.equal(first, other)
     assert not hasattr(forest, "estimators_")
     assert forest.random_state is None
+
+
+def test_an_estimator_that_did_not_converge_says_so_once():
+    predictor = EstimatorPredictor(MLPRegressor(hidden_layer_sizes=(2,), max_iter=3), OneHotEncoding())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for seed in range(3):
+            predictor.fit(SPACE, KNOWN, ACCURACIES[KNOWN], seed)
+    assert [warning.category for warning in caught] == [ConvergenceWarning]
 
 
 @pytest.mark.parametrize("target", [None, Raw(), RankGauss()], ids=lambda t: type(t).__name__)
