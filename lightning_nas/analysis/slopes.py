@@ -196,7 +196,7 @@ def curve_figure(found: Curves) -> Figure:
         ax.set_ylim(-4.0, 3.0)
         ax.set_xlabel("slope of the sigmoids")
         ax.set_ylabel("accuracy, standardised over all slopes")
-        ax.legend(loc="lower left")
+        ax.legend(loc="upper right")
     return figure
 
 
