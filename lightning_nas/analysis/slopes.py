@@ -130,7 +130,7 @@ def slopes(
 def rows_of(found: Curves, seeds: str) -> list[Row]:
     """Rank correlations and peaks of every seed, of means of standardised curves, and of medians of plain ones.
 
-    Plain means belong to single dishes, which may extrapolate to any number.
+    Plain means belong to single seeds, whose dishes may extrapolate to any number.
     """
     from scipy.stats import spearmanr
 
